@@ -1,0 +1,3 @@
+module github.com/portolan-net/portolan/engine/cli
+
+go 1.26.0
