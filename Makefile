@@ -1,0 +1,84 @@
+# Portolan. `make help` lists the targets; README.md says what comes first.
+#
+# Everything that is built goes to bin/, which git ignores:
+#   bin/portolan         the CLI, the daemon and the router helper
+#   bin/portolan-agent   what runs inside the machine
+#   bin/engine/          dockerd, containerd, runc, docker and its plugins (see engine/Makefile)
+#   bin/tools/           golangci-lint, pinned by tools/go.mod
+
+GO      ?= go
+PREFIX  ?= /usr/local
+DESTDIR ?=
+
+# What `portolan version` says. A source archive without git is "dev".
+VERSION := $(or $(shell git describe --tags --always --dirty 2>/dev/null),dev)
+
+# Static, and the same bytes from the same sources. Git is asked above, not by Go, so that a clone which belongs to
+# somebody else builds as well.
+build = CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+
+# portolan-demo, the web server of `make run`, makes sense with the other two only.
+programs := $(notdir $(wildcard cmd/portolan cmd/portolan-agent cmd/portolan-demo))
+
+.PHONY: help build engine cli run test check fmt lint cross unit bench install uninstall clean
+.DEFAULT_GOAL := build
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+build: $(addprefix bin/,$(programs)) ## bin/portolan and bin/portolan-agent
+
+# Go knows better than make what is out of date, so it is always asked.
+.PHONY: $(addprefix bin/,$(programs))
+$(addprefix bin/,$(programs)): bin/%:
+	@$(build) -o $@ ./cmd/$*
+
+engine: ## bin/engine: dockerd, containerd, runc (minutes the first time)
+	@$(MAKE) --no-print-directory -C engine engine
+
+cli: ## bin/engine: docker, buildx, compose
+	@$(MAKE) --no-print-directory -C engine cli
+
+run: ## from a clone to a web server in a container on localhost:8000 (PORT=...)
+	@scripts/run
+
+test: ## all tests, as root
+	@scripts/test
+
+check: fmt lint cross unit ## before each commit: format, lint, other systems, unit tests with the race detector
+
+fmt: ## names files that gofmt would change
+	@files=$$(git ls-files -co --exclude-standard '*.go' | xargs -r gofmt -l); \
+	 [ -z "$$files" ] || { echo "gofmt -w these files:"; echo "$$files"; exit 1; } >&2
+
+linter := bin/tools/golangci-lint
+$(linter): tools/go.mod tools/go.sum
+	@echo 'building golangci-lint (a minute or two the first time)'
+	@cd tools && CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -o ../$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+	@touch $@
+
+lint: $(linter) ## golangci-lint, with go vet in it
+	@$(linter) run ./...
+
+# Hosts are Linux today. The host's side must not forget the others.
+cross: ## cmd/portolan builds for darwin and windows
+	@for os in darwin windows; do echo "build for $$os"; CGO_ENABLED=0 GOOS=$$os $(GO) build -buildvcs=false -o /dev/null ./cmd/portolan || exit; done
+
+unit: ## unit tests with the race detector
+	@CGO_ENABLED=1 $(GO) test -buildvcs=false -race -short -timeout 5m ./cmd/... ./internal/...
+
+bench: build ## the benchmarks of docs/benchmarks.md
+	@scripts/bench
+
+install: build engine cli ## into PREFIX=/usr/local
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/portolan/engine/cli-plugins
+	install -m 755 bin/portolan $(DESTDIR)$(PREFIX)/bin/
+	install -m 755 bin/portolan-agent $(DESTDIR)$(PREFIX)/libexec/portolan/
+	install -m 755 $(shell find bin/engine -maxdepth 1 -type f 2>/dev/null) $(DESTDIR)$(PREFIX)/libexec/portolan/engine/
+	install -m 755 bin/engine/cli-plugins/* $(DESTDIR)$(PREFIX)/libexec/portolan/engine/cli-plugins/
+
+uninstall: ## what install put there
+	rm -rf $(DESTDIR)$(PREFIX)/bin/portolan $(DESTDIR)$(PREFIX)/libexec/portolan
+
+clean: ## everything that was built here
+	rm -rf bin
