@@ -1,0 +1,163 @@
+package system
+
+import (
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// dnsPort is where a resolver listens unless the file says otherwise.
+const dnsPort = 53
+
+// The defaults and limits of glibc (resolv.conf(5), <resolv.h>: RES_TIMEOUT,
+// RES_DFLRETRY, RES_MAXNDOTS, RES_MAXRETRANS, RES_MAXRETRY).
+const (
+	defaultNDots    = 1
+	defaultTimeout  = 5
+	defaultAttempts = 2
+	maxNDots        = 15
+	maxTimeout      = 30
+	maxAttempts     = 5
+)
+
+// Resolver is a parsed resolv.conf(5). Unlike glibc it keeps more than three
+// servers, and no server means none, not one on the local host.
+type Resolver struct {
+	Servers  []netip.AddrPort // in the file's order, without repetitions; zones kept
+	Search   []string         // lower case, no trailing dot; "." is kept
+	NDots    int
+	Timeout  time.Duration
+	Attempts int
+	Rotate   bool
+	UseVC    bool // ask over TCP always
+	EDNS0    bool
+	TrustAD  bool
+}
+
+// ParseResolver reads the text of a resolv.conf. As in glibc a line that makes no
+// sense is passed over, and the last search or domain line counts. Beyond glibc a
+// server may name its port: [127.0.0.1]:5353, [::1]:5353 or 127.0.0.1:5353.
+func ParseResolver(text []byte) Resolver {
+	r := Resolver{NDots: defaultNDots, Timeout: defaultTimeout * time.Second, Attempts: defaultAttempts}
+	for line := range strings.Lines(string(text)) {
+		// glibc takes a comment sign in the first column only.
+		if strings.HasPrefix(line, "#") || strings.HasPrefix(line, ";") {
+			continue
+		}
+		fields := strings.Fields(line)
+		if len(fields) < 2 {
+			continue
+		}
+		switch fields[0] {
+		case "nameserver":
+			r.addServer(fields[1])
+		case "search":
+			r.Search = searchList(fields[1:])
+		case "domain":
+			r.Search = searchList(fields[1:2])
+		case "options":
+			for _, option := range fields[1:] {
+				r.setOption(option)
+			}
+		}
+	}
+	return r
+}
+
+func (r *Resolver) addServer(text string) {
+	server, ok := parseServer(text)
+	if !ok {
+		return
+	}
+	for _, known := range r.Servers {
+		if known == server {
+			return
+		}
+	}
+	r.Servers = append(r.Servers, server)
+}
+
+// parseServer reads ADDR, ADDR%ZONE, [ADDR]:PORT or V4ADDR:PORT.
+func parseServer(text string) (netip.AddrPort, bool) {
+	host, port := text, uint64(dnsPort)
+	if inner, after, ok := strings.Cut(strings.TrimPrefix(text, "["), "]"); ok && text[0] == '[' {
+		host = inner
+		number, isPort := strings.CutPrefix(after, ":")
+		switch {
+		case isPort:
+			parsed, err := strconv.ParseUint(number, 10, 16)
+			if err != nil || parsed == 0 {
+				return netip.AddrPort{}, false
+			}
+			port = parsed
+		case after != "":
+			return netip.AddrPort{}, false
+		}
+	} else if plain, err := netip.ParseAddrPort(text); err == nil && plain.Port() != 0 {
+		host, port = plain.Addr().String(), uint64(plain.Port())
+	}
+	addr, err := netip.ParseAddr(host)
+	if err != nil || addr.IsMulticast() {
+		return netip.AddrPort{}, false
+	}
+	return netip.AddrPortFrom(localIfUnspecified(addr.Unmap()), uint16(port)), true
+}
+
+// localIfUnspecified: to connect to 0.0.0.0 or :: is to connect to loopback, and
+// 0.0.0.0 in the file means just that (resolv.conf(5) of the BSDs).
+func localIfUnspecified(addr netip.Addr) netip.Addr {
+	switch {
+	case !addr.IsUnspecified():
+		return addr
+	case addr.Is4():
+		return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	}
+	return netip.IPv6Loopback()
+}
+
+func searchList(fields []string) []string {
+	list := make([]string, 0, len(fields))
+	for _, field := range fields {
+		if name := normalName(field); name != "" {
+			list = append(list, name)
+		} else {
+			list = append(list, ".")
+		}
+	}
+	return list
+}
+
+func (r *Resolver) setOption(option string) {
+	name, value, _ := strings.Cut(option, ":")
+	switch name {
+	case "ndots":
+		r.NDots = clamp(value, r.NDots, 0, maxNDots)
+	case "timeout":
+		r.Timeout = time.Duration(clamp(value, int(r.Timeout/time.Second), 1, maxTimeout)) * time.Second
+	case "attempts":
+		r.Attempts = clamp(value, r.Attempts, 1, maxAttempts)
+	case "rotate":
+		r.Rotate = true
+	case "use-vc", "usevc", "tcp":
+		r.UseVC = true
+	case "edns0":
+		r.EDNS0 = true
+	case "trust-ad":
+		r.TrustAD = true
+	}
+}
+
+// clamp reads a number within limits; what is no number leaves the present value.
+func clamp(text string, present, lowest, highest int) int {
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		return present
+	}
+	return min(max(n, lowest), highest)
+}
+
+// normalName is the form in which names are compared: lower case, no final dot.
+func normalName(name string) string {
+	return strings.ToLower(strings.TrimSuffix(name, "."))
+}
