@@ -1,0 +1,133 @@
+// Package client talks to a running daemon: the typed side of package api's
+// control API, over the profile's unix socket. It starts nothing and keeps
+// nothing. The CLI and doctor use it.
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+
+	"github.com/portolan-net/portolan/internal/api"
+	"github.com/portolan-net/portolan/internal/profile"
+)
+
+// ErrNotRunning is what every method's error wraps when no daemon listens.
+var ErrNotRunning = errors.New("portolan is not running")
+
+// maxErrorBody bounds what is read of an error answer.
+const maxErrorBody = 4 << 10
+
+// Client is safe for concurrent use.
+type Client struct {
+	profile profile.Profile
+	http    *http.Client
+}
+
+// New returns a client of the profile's daemon. It does not connect yet.
+func New(p profile.Profile) *Client {
+	transport := &http.Transport{
+		// One connection for each request: a command makes one or two.
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", p.ControlSocket())
+		},
+	}
+	return &Client{profile: p, http: &http.Client{Transport: transport}}
+}
+
+// Status asks for the daemon's view of the profile.
+func (c *Client) Status(ctx context.Context) (api.Status, error) {
+	var status api.Status
+	if err := c.do(ctx, http.MethodGet, "/v1/status", &status); err != nil {
+		return api.Status{}, wrap("ask for status", err)
+	}
+	return status, nil
+}
+
+// Down stops the machine and then the daemon. It returns when the machine is
+// gone; the daemon's process may still be about to end.
+func (c *Client) Down(ctx context.Context) error {
+	if err := c.do(ctx, http.MethodPost, "/v1/down", nil); err != nil {
+		return wrap("stop the machine", err)
+	}
+	return nil
+}
+
+// wrap says what was being done, except where no daemon was there to do it.
+func wrap(doing string, err error) error {
+	if errors.Is(err, ErrNotRunning) {
+		return err
+	}
+	return fmt.Errorf("%s: %w", doing, err)
+}
+
+// do sends one request and decodes the answer's body into out unless that is
+// nil.
+func (c *Client) do(ctx context.Context, method, path string, out any) error {
+	req, err := http.NewRequestWithContext(ctx, method, "http://portolan"+path, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return c.explain(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode/100 != 2 {
+		return readError(resp)
+	}
+	if out == nil {
+		_, err = io.Copy(io.Discard, resp.Body)
+		return err
+	}
+	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
+		return fmt.Errorf("read the daemon's answer to %s: %w", path, err)
+	}
+	return nil
+}
+
+// explain says what a failed connection means and what to do.
+func (c *Client) explain(err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("%w: start it with: portolan %sup", ErrNotRunning, c.flag())
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("connect to %s: permission denied; use portolan as the user who started it", c.profile.ControlSocket())
+	}
+	return err
+}
+
+// flag is what has to be typed to name the client's profile.
+func (c *Client) flag() string {
+	if c.profile.Name == profile.Default {
+		return ""
+	}
+	return "--profile " + c.profile.Name + " "
+}
+
+// readError turns an answer that is no success into an error. The daemon sends
+// {"error": "..."}; anything else is shown as it is.
+func readError(resp *http.Response) error {
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
+	if err != nil {
+		return fmt.Errorf("read the daemon's answer: %w", err)
+	}
+	var answer struct {
+		Error string `json:"error"`
+	}
+	if json.Unmarshal(body, &answer) == nil && answer.Error != "" {
+		return errors.New(answer.Error)
+	}
+	if text := strings.TrimSpace(string(body)); text != "" {
+		return fmt.Errorf("%s: %s", resp.Status, text)
+	}
+	return errors.New(resp.Status)
+}
