@@ -68,6 +68,30 @@ func TestEveryPackageSaysWhatItIsFor(t *testing.T) {
 	}
 }
 
+// minDocumented is the share of exported names that have a comment. Not all:
+// Read, Close and String of a well-known interface need none.
+const minDocumented = 0.97
+
+func TestExportedNamesSayWhatTheyAre(t *testing.T) {
+	exported, silent := 0, []string{}
+	for _, f := range readTree(t, os.DirFS(root)) {
+		if f.test {
+			continue
+		}
+		exported += f.exported
+		for _, name := range f.silent {
+			silent = append(silent, f.name+" "+name)
+		}
+	}
+	if exported == 0 {
+		t.Fatal("found no exported name at all")
+	}
+	if share := 1 - float64(len(silent))/float64(exported); share < minDocumented {
+		t.Errorf("%.1f %% of %d exported names have a comment, want %.0f %%. Without:\n%s",
+			100*share, exported, 100*minDocumented, strings.Join(silent, "\n"))
+	}
+}
+
 // Every package has its line on the architecture page, and the page names no
 // package of the past.
 func TestArchitecturePageNamesEveryPackage(t *testing.T) {

@@ -12,8 +12,8 @@ import (
 // place here and a line in docs/architecture.md.
 func layers() [][]string {
 	return [][]string{
-		{"internal/portolan", "internal/system"},
-		{"internal/datapath", "internal/profile", "internal/api", "internal/lab"},
+		{"internal/portolan", "internal/system", "internal/image"},
+		{"internal/datapath", "internal/profile", "internal/api", "internal/lab", "internal/testimage"},
 		{"internal/relay", "internal/dns", "internal/router", "internal/spec", "internal/agentlink", "internal/publish/forward", "internal/client", "internal/dockercontext"},
 		{"internal/egress", "internal/publish", "internal/shim", "internal/engine"},
 		{"internal/machine", "internal/guest", "internal/doctor"},
@@ -44,6 +44,7 @@ func restrictions() []restriction {
 			"everybody else speaks to internal/datapath, so that a second datapath fits",
 		},
 		{module + "/internal/lab", nil, "the lab is for tests"},
+		{module + "/internal/testimage", nil, "its images are for tests"},
 		{module + "/cmd", nil, "a main only wires"},
 		{"gvisor.dev/gvisor", nil, "a later datapath may, alone"},
 		{"github.com/vishvananda", kernel, "the host's side asks the kernel for nothing but sockets"},

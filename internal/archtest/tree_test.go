@@ -23,12 +23,14 @@ type file struct {
 	test     bool     // _test.go
 	doc      bool     // holds the package's doc comment
 	imports  []string // as written, unquoted
+	exported int      // names that other packages can use
+	silent   []string // those of them without a comment
 	programs []string // literal first arguments of exec.Command and exec.CommandContext
 }
 
 // readTree parses the module's own Go files: not engine/ and tools/, modules of
 // their own, and not what is built or tested with.
-func readTree(t testing.TB, tree fs.FS) []file {
+func readTree(t *testing.T, tree fs.FS) []file {
 	t.Helper()
 	var files []file
 	err := fs.WalkDir(tree, ".", func(name string, d fs.DirEntry, err error) error {
@@ -86,7 +88,52 @@ func parse(name string, text []byte) (file, error) {
 		}
 		return true
 	})
+	for _, decl := range tree.Decls {
+		f.countExported(decl)
+	}
 	return f, nil
+}
+
+// countExported counts a declaration's exported names. A comment on a group of
+// constants or variables speaks for all of them, a type has its own.
+func (f *file) countExported(decl ast.Decl) {
+	note := func(name *ast.Ident, documented bool) {
+		if !name.IsExported() {
+			return
+		}
+		f.exported++
+		if !documented {
+			f.silent = append(f.silent, name.Name)
+		}
+	}
+	switch d := decl.(type) {
+	case *ast.FuncDecl:
+		if d.Recv == nil || exportedReceiver(d.Recv.List[0].Type) {
+			note(d.Name, d.Doc != nil)
+		}
+	case *ast.GenDecl:
+		for _, spec := range d.Specs {
+			switch s := spec.(type) {
+			case *ast.TypeSpec:
+				note(s.Name, s.Doc != nil || d.Doc != nil)
+			case *ast.ValueSpec:
+				for _, name := range s.Names {
+					note(name, s.Doc != nil || s.Comment != nil || d.Doc != nil)
+				}
+			}
+		}
+	}
+}
+
+func exportedReceiver(recv ast.Expr) bool {
+	if star, ok := recv.(*ast.StarExpr); ok {
+		recv = star.X
+	}
+	if generic, ok := recv.(*ast.IndexExpr); ok {
+		recv = generic.X
+	}
+	name, ok := recv.(*ast.Ident)
+	return ok && name.IsExported()
 }
 
 // startedProgram returns X of exec.Command("X", ...) and of its sister with a context.
