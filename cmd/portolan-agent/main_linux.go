@@ -1,0 +1,48 @@
+// Command portolan-agent is Portolan inside the machine. It is not meant to be
+// typed: the router helper runs `init`, PID 1 runs `serve`, and the engine runs
+// it by the name docker-proxy, for each port that a container publishes.
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/portolan-net/portolan/internal/agent"
+	"github.com/portolan-net/portolan/internal/guest"
+	"github.com/portolan-net/portolan/internal/shim"
+)
+
+func main() {
+	if filepath.Base(os.Args[0]) == agent.ProxyName {
+		os.Exit(shim.Main(os.Args[1:], agent.ShimSocket))
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	if err := run(os.Args[1:], log); err != nil {
+		fmt.Fprintln(os.Stderr, "portolan-agent:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string, log *slog.Logger) error {
+	switch {
+	case len(args) == 2 && args[0] == "init":
+		return guest.Prepare(args[1])
+	case len(args) == 1 && args[0] == "reap":
+		self, err := os.Executable()
+		if err != nil {
+			return err
+		}
+		return guest.Reap(self, log)
+	case len(args) == 1 && args[0] == "serve":
+		ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+		defer stop()
+		return agent.Run(ctx, log)
+	}
+	return fmt.Errorf("arguments %q: this program is started by portolan, not by hand; type: portolan up", args)
+}

@@ -1,0 +1,67 @@
+package daemon
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/portolan-net/portolan/internal/portolan"
+)
+
+// hostRoutes lists the networks that the host has routes to, without default
+// routes, link-local and multicast ones.
+func hostRoutes() ([]netip.Prefix, error) {
+	routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("list the host's routes: %w", err)
+	}
+	var found []netip.Prefix
+	for _, route := range routes {
+		if route.Dst == nil {
+			continue
+		}
+		addr, ok := netip.AddrFromSlice(route.Dst.IP)
+		if !ok {
+			continue
+		}
+		addr = addr.Unmap()
+		ones, _ := route.Dst.Mask.Size()
+		if ones == 0 || addr.IsLinkLocalUnicast() || addr.IsMulticast() || addr.IsLoopback() {
+			continue
+		}
+		found = append(found, netip.PrefixFrom(addr, ones).Masked())
+	}
+	slices.SortFunc(found, netip.Prefix.Compare)
+	return slices.Compact(found), nil
+}
+
+// chooseLink returns the default link, or the first free neighbour of it when
+// the host has routes that overlap: 192.168.66.0/24 and so on.
+func chooseLink(routes []netip.Prefix) (portolan.Link, error) {
+	link := portolan.DefaultLink()
+	free := func(p netip.Prefix) bool {
+		return !slices.ContainsFunc(routes, p.Overlaps)
+	}
+	v4, v6 := link.V4.Addr().As4(), link.V6.Addr().As16()
+	const tries = 100
+	for range tries {
+		link.V4 = netip.PrefixFrom(netip.AddrFrom4(v4), link.V4.Bits())
+		if free(link.V4) {
+			break
+		}
+		v4[2]++
+	}
+	for range tries {
+		link.V6 = netip.PrefixFrom(netip.AddrFrom16(v6), link.V6.Bits())
+		if free(link.V6) {
+			break
+		}
+		v6[7]++
+	}
+	if !free(link.V4) || !free(link.V6) {
+		return link, fmt.Errorf("choose the machine's network: the host has routes to all of %d candidates from %s on", tries, portolan.DefaultLink().V4)
+	}
+	return link, nil
+}

@@ -1,0 +1,91 @@
+package engine
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"path/filepath"
+
+	"github.com/portolan-net/portolan/internal/portolan"
+)
+
+// Layout says where the engine keeps its things, as the machine sees them.
+type Layout struct {
+	DataDir    string        // survives the machine: docker/ and containerd/ below it
+	RuntimeDir string        // the agent's directory: configuration and pid files
+	Socket     string        // the engine's socket that the daemon passes through
+	Shim       string        // what the engine runs as its userland proxy
+	BinDir     string        // dockerd and its programs
+	Link       portolan.Link // the machine's link
+	InitPath   string        // docker-init, "" when there is none
+}
+
+// engineSocket is where programs in the machine expect the engine.
+const engineSocket = "/run/docker.sock"
+
+const containerdSocket = "/run/containerd/containerd.sock"
+
+// owned are the keys of daemon.json on which the network path rests.
+func (l Layout) owned() map[string]any {
+	gateway := l.Link.Host()
+	dns := l.Link.DNS()
+	owned := map[string]any{
+		"hosts":                []string{"unix://" + engineSocket, "unix://" + l.Socket},
+		"containerd":           containerdSocket,
+		"data-root":            "/var/lib/docker",
+		"exec-root":            "/run/docker",
+		"pidfile":              "/run/docker.pid",
+		"ip-masq":              false, // the router must see the container's own address
+		"allow-direct-routing": true,  // else replies to container addresses are dropped
+		"userland-proxy":       true,
+		"userland-proxy-path":  l.Shim,
+		"ipv6":                 true,
+		"dns":                  []string{dns.V4.String(), dns.V6.String()},
+		"host-gateway-ips":     []string{gateway.V4.String(), gateway.V6.String()},
+		"default-network-opts": map[string]map[string]string{"bridge": {
+			"com.docker.network.bridge.enable_ip_masquerade": "false",
+			"com.docker.network.enable_ipv6":                 "true",
+		}},
+	}
+	if l.InitPath != "" {
+		owned["init-path"] = l.InitPath
+	}
+	return owned
+}
+
+// defaults are keys that the user's engine options may replace.
+func defaults() map[string]any {
+	return map[string]any{
+		"live-restore": true,                                     // dockerd may die, containers go on
+		"exec-opts":    []string{"native.cgroupdriver=cgroupfs"}, // no systemd runs in the machine
+	}
+}
+
+// DaemonJSON is dockerd's configuration file: our defaults, the user's options
+// over them, and the keys that Portolan owns, which options must not name.
+func (l Layout) DaemonJSON(options map[string]any) ([]byte, error) {
+	merged := defaults()
+	owned := l.owned()
+	for key, value := range options {
+		if _, taken := owned[key]; taken {
+			return nil, fmt.Errorf("engine option %q: Portolan sets it itself; take it out", key)
+		}
+		merged[key] = value
+	}
+	maps.Copy(merged, owned)
+	return json.MarshalIndent(merged, "", "  ")
+}
+
+// ContainerdTOML is containerd's configuration file, format version 3. The CRI
+// plugins serve Kubernetes only.
+func (l Layout) ContainerdTOML() []byte {
+	return fmt.Appendf(nil, `version = 3
+root = "/var/lib/containerd"
+state = "/run/containerd"
+disabled_plugins = ["io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri"]
+[grpc]
+  address = %q
+[plugins."io.containerd.internal.v1.opt"]
+  path = %q
+`, containerdSocket, filepath.Join(l.RuntimeDir, "opt"))
+}

@@ -1,0 +1,199 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/portolan-net/portolan/internal/api"
+)
+
+// Supervisor keeps containerd and dockerd running. When one of them ends it is
+// started again, and the status says so; containers go on meanwhile.
+type Supervisor struct {
+	Layout  Layout
+	Options map[string]any // the user's engine options
+	LogDir  string
+	Source  string // for the status
+	Version string
+	Report  func(api.Engine) // called after each change, never concurrently
+	Log     *slog.Logger
+
+	stopping atomic.Bool // Shutdown was called: nothing is started again
+	mu       sync.Mutex  // guards status and calls of Report
+	status   api.Engine
+}
+
+// Run writes the configuration and supervises until ctx ends; the programs
+// themselves go on, for the next agent to adopt.
+func (s *Supervisor) Run(ctx context.Context) error {
+	s.update(func(e *api.Engine) { e.Source, e.Version = s.Source, s.Version })
+	configs, err := s.writeConfig()
+	if err != nil {
+		return err
+	}
+	env := append(os.Environ(), "PATH="+s.Layout.BinDir+":"+os.Getenv("PATH"), "HOME=/root", "TMPDIR=")
+	containerd := process{
+		name: "containerd", env: env, runDir: s.Layout.RuntimeDir, logPath: filepath.Join(s.LogDir, "containerd.log"),
+		argv: []string{filepath.Join(s.Layout.BinDir, "containerd"), "--config", configs.containerd},
+	}
+	dockerd := process{
+		name: "dockerd", env: env, runDir: s.Layout.RuntimeDir, logPath: filepath.Join(s.LogDir, "engine.log"),
+		argv: []string{filepath.Join(s.Layout.BinDir, "dockerd"), "--config-file", configs.dockerd},
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.keep(ctx, containerd) })
+	group.Go(func() error {
+		if err := awaitSocket(ctx, containerdSocket); err != nil {
+			return err
+		}
+		return s.keep(ctx, dockerd)
+	})
+	group.Go(func() error { return s.watchReady(ctx) })
+	return group.Wait()
+}
+
+type configFiles struct{ dockerd, containerd string }
+
+func (s *Supervisor) writeConfig() (configFiles, error) {
+	files := configFiles{
+		dockerd:    filepath.Join(s.Layout.RuntimeDir, "daemon.json"),
+		containerd: filepath.Join(s.Layout.RuntimeDir, "containerd.toml"),
+	}
+	text, err := s.Layout.DaemonJSON(s.Options)
+	if err != nil {
+		return files, err
+	}
+	if err := os.WriteFile(files.dockerd, text, 0o600); err != nil {
+		return files, err
+	}
+	return files, os.WriteFile(files.containerd, s.Layout.ContainerdTOML(), 0o600)
+}
+
+// Restart delays: at once after a long life, slower for one that can't live.
+const (
+	restartMin  = 100 * time.Millisecond
+	restartMax  = 10 * time.Second
+	healthyLife = 30 * time.Second
+)
+
+// keep runs one program over and over.
+func (s *Supervisor) keep(ctx context.Context, p process) error {
+	delay := restartMin
+	for {
+		started := time.Now()
+		exit, err := p.run(ctx, s.Log)
+		if ctx.Err() != nil || s.stopping.Load() {
+			return nil
+		}
+		if err != nil {
+			exit = err.Error()
+		}
+		s.Log.Warn("engine program ended", "program", p.name, "exit", exit)
+		s.update(func(e *api.Engine) {
+			e.Restarts++
+			e.Ready = e.Ready && p.name != "dockerd"
+			e.LastExit = fmt.Sprintf("%s at %s: %s", p.name, time.Now().Format(time.TimeOnly), exit)
+		})
+		if time.Since(started) > healthyLife {
+			delay = restartMin
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(delay):
+		}
+		delay = min(2*delay, restartMax)
+	}
+}
+
+func (s *Supervisor) update(change func(*api.Engine)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before := s.status
+	change(&s.status)
+	if s.status != before {
+		s.Report(s.status)
+	}
+}
+
+// Status returns the latest status.
+func (s *Supervisor) Status() api.Engine {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.status
+}
+
+// Intervals of the look whether dockerd answers: soon while it starts, seldom
+// later, since keep sees its death at once.
+const (
+	readySoon   = 20 * time.Millisecond
+	readySeldom = 5 * time.Second
+	pingTimeout = 4 * time.Second
+)
+
+// watchReady keeps the status' Ready true to what dockerd answers.
+func (s *Supervisor) watchReady(ctx context.Context) error {
+	client := http.Client{Timeout: pingTimeout, Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", s.Layout.Socket)
+		},
+		DisableKeepAlives: true,
+	}}
+	for {
+		ready := ping(ctx, &client)
+		s.update(func(e *api.Engine) { e.Ready = ready })
+		wait := readySoon
+		if ready {
+			wait = readySeldom
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+	}
+}
+
+func ping(ctx context.Context, client *http.Client) bool {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://engine/_ping", http.NoBody)
+	if err != nil {
+		return false
+	}
+	answer, err := client.Do(request)
+	if err != nil {
+		return false
+	}
+	_ = answer.Body.Close()
+	return answer.StatusCode == http.StatusOK
+}
+
+// awaitSocket returns when somebody listens on the unix socket.
+func awaitSocket(ctx context.Context, path string) error {
+	for {
+		conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
+		if err == nil {
+			return conn.Close()
+		}
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED) && ctx.Err() == nil {
+			return fmt.Errorf("wait for %s: %w", path, err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(readySoon):
+		}
+	}
+}

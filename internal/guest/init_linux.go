@@ -1,0 +1,82 @@
+package guest
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/portolan-net/portolan/internal/spec"
+)
+
+// gateFD is the pipe on which PID 1 waits for the router.
+const gateFD = 3
+
+// Prepare is the first half of PID 1: it waits until the helper has built the
+// link, makes the machine's control group and mount view, and replaces itself
+// by the second half (`portolan-agent reap`), which keeps nothing of it.
+func Prepare(sharedDir string) error {
+	gate := os.NewFile(gateFD, "gate")
+	if n, err := gate.Read(make([]byte, 1)); n != 1 {
+		return fmt.Errorf("wait for router: %w", err)
+	}
+	_ = gate.Close()
+	cfg, err := spec.Load(sharedDir)
+	if err != nil {
+		return err
+	}
+	// A namespace belongs to a thread until exec makes it the process's.
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
+		return fmt.Errorf("enter control group namespace: %w", err)
+	}
+	if err := unix.Sethostname([]byte("portolan")); err != nil {
+		return fmt.Errorf("set host name: %w", err)
+	}
+	if err := setupMounts(cfg); err != nil {
+		return err
+	}
+	if err := writeNames(cfg); err != nil {
+		return err
+	}
+	return unix.Exec(cfg.AgentPath, []string{cfg.AgentPath, "reap"}, os.Environ())
+}
+
+// respawnDelay keeps an agent that dies at once from using up the processor.
+const respawnDelay = 500 * time.Millisecond
+
+// Reap is PID 1's second half: it keeps the agent running and reaps whatever
+// else dies, so that any process of the machine may. It never returns while
+// the machine lives.
+func Reap(agent string, log *slog.Logger) error {
+	if os.Getpid() != 1 {
+		return errors.New("reap: only PID 1 of a machine does this")
+	}
+	for {
+		cmd := exec.Command(agent, "serve")
+		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+		if err := cmd.Start(); err != nil {
+			log.Error("start agent", "err", err)
+		} else {
+			log.Warn("agent ended", "status", reapUntil(cmd.Process.Pid))
+		}
+		time.Sleep(respawnDelay)
+	}
+}
+
+// reapUntil waits for children until that one has ended.
+func reapUntil(pid int) unix.WaitStatus {
+	var status unix.WaitStatus
+	for {
+		if got, err := unix.Wait4(-1, &status, 0, nil); err == nil && got == pid {
+			return status
+		} else if errors.Is(err, unix.ECHILD) {
+			return status
+		}
+	}
+}

@@ -1,0 +1,125 @@
+package guest
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/portolan-net/portolan/internal/profile"
+	"github.com/portolan-net/portolan/internal/spec"
+)
+
+// AgentDir is the agent's private directory in the machine.
+const AgentDir = "/run/portolan-agent"
+
+// ownRun are the entries of /run that belong to the machine, never mirrored.
+var ownRun = map[string]bool{
+	"portolan": true, "portolan-agent": true, "host-services": true,
+	"docker": true, "docker.sock": true, "docker.pid": true,
+	"containerd": true, "runc": true, "xtables.lock": true,
+}
+
+// ownLib are the entries of /var/lib that belong to the machine.
+var ownLib = map[string]bool{"docker": true, "containerd": true}
+
+// setupMounts builds the machine's view of the files. It runs once, in the
+// machine's own mount namespace.
+func setupMounts(cfg spec.Machine) error {
+	// Slave, not private: what the host mounts later (a stick, a share) shows.
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return fmt.Errorf("detach mounts from the host: %w", err)
+	}
+	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("mount /proc: %w", err)
+	}
+	if err := mountCgroups(); err != nil {
+		return err
+	}
+	// The shared directory is below /run and must survive its replacement.
+	shared, err := os.Open(cfg.Profile.SharedDir())
+	if err != nil {
+		return err
+	}
+	defer shared.Close()
+	sharedPath := fmt.Sprintf("/proc/self/fd/%d", shared.Fd())
+	if err := hide(cfg.Profile.RunDir); err != nil {
+		return err
+	}
+	if err := mirror("/run", ownRun); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(profile.SharedMount, 0o700); err != nil {
+		return err
+	}
+	if err := bind(sharedPath, profile.SharedMount); err != nil {
+		return err
+	}
+	for _, dir := range []string{AgentDir, "/run/host-services"} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := os.Chmod(AgentDir, 0o700); err != nil {
+		return err
+	}
+	return mountEngineDirs(cfg)
+}
+
+// mountEngineDirs gives the engine's usual directories their place in the
+// profile, which also hides those of an engine on the host.
+func mountEngineDirs(cfg spec.Machine) error {
+	for name := range ownLib {
+		if err := os.MkdirAll(filepath.Join(cfg.Profile.EngineDir(), name), 0o710); err != nil {
+			return err
+		}
+	}
+	for name := range ownLib {
+		if _, err := os.Stat(filepath.Join("/var/lib", name)); errors.Is(err, fs.ErrNotExist) {
+			// Without a place to mount on, the parent is mirrored; the host
+			// must not get an empty directory from us.
+			if err := mirrorLib(); err != nil {
+				return err
+			}
+			break
+		}
+	}
+	for name := range ownLib {
+		if err := bind(filepath.Join(cfg.Profile.EngineDir(), name), filepath.Join("/var/lib", name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mirrorLib mirrors /var/lib and makes the engine's places in it.
+func mirrorLib() error {
+	if err := mirror("/var/lib", ownLib); err != nil {
+		return err
+	}
+	for name := range ownLib {
+		if err := os.Mkdir(filepath.Join("/var/lib", name), 0o710); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hide mounts an empty directory over dir.
+func hide(dir string) error {
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_RDONLY, "mode=0700,size=4k"); err != nil {
+		return fmt.Errorf("hide %s: %w", dir, err)
+	}
+	return nil
+}
+
+// bind mounts source, with what is mounted below it, over target.
+func bind(source, target string) error {
+	if err := unix.Mount(source, target, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("mount %s on %s: %w", source, target, err)
+	}
+	return nil
+}

@@ -1,0 +1,149 @@
+package machine
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// cgroupRoot is where every distribution mounts control groups (cgroups(7)).
+const cgroupRoot = "/sys/fs/cgroup"
+
+// cgroup is one machine's control group: the same path in every hierarchy, v1
+// or v2. The engine's containers come below it, because the machine's cgroup
+// namespace begins there.
+type cgroup struct {
+	path string // "/portolan/default"
+}
+
+func machineCgroup(profileName string) cgroup {
+	return cgroup{path: filepath.Join("/portolan", profileName)}
+}
+
+// hierarchies lists the mount points of all hierarchies.
+func hierarchies() ([]string, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(cgroupRoot, &st); err != nil {
+		return nil, fmt.Errorf("look at %s: %w; mount the control groups first", cgroupRoot, err)
+	}
+	if st.Type == unix.CGROUP2_SUPER_MAGIC {
+		return []string{cgroupRoot}, nil
+	}
+	entries, err := os.ReadDir(cgroupRoot)
+	if err != nil {
+		return nil, err
+	}
+	var found []string
+	for _, e := range entries {
+		dir := filepath.Join(cgroupRoot, e.Name())
+		if e.IsDir() && unix.Statfs(dir, &st) == nil &&
+			(st.Type == unix.CGROUP_SUPER_MAGIC || st.Type == unix.CGROUP2_SUPER_MAGIC) {
+			found = append(found, dir)
+		}
+	}
+	if len(found) == 0 {
+		return nil, fmt.Errorf("no control groups are mounted below %s; the engine needs them", cgroupRoot)
+	}
+	return found, nil
+}
+
+// join makes the group and puts the process into it.
+func (c cgroup) join(pid int) error {
+	roots, err := hierarchies()
+	if err != nil {
+		return err
+	}
+	for _, root := range roots {
+		dir := filepath.Join(root, c.path)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("make control group: %w", err)
+		}
+		if err := prepareCpuset(root, c.path); err != nil {
+			return err
+		}
+		procs := filepath.Join(dir, "cgroup.procs")
+		if err := os.WriteFile(procs, []byte(strconv.Itoa(pid)), 0); err != nil {
+			return fmt.Errorf("join control group: %w", err)
+		}
+	}
+	return nil
+}
+
+// prepareCpuset copies a v1 cpuset's processors and memory nodes down the path:
+// a new one has none, and refuses processes (kernel, cgroup-v1/cpusets.rst).
+func prepareCpuset(root, path string) error {
+	dir := root
+	for _, name := range strings.Split(strings.Trim(path, "/"), "/") {
+		parent := dir
+		dir = filepath.Join(dir, name)
+		for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
+			own, err := os.ReadFile(filepath.Join(dir, file))
+			if errors.Is(err, fs.ErrNotExist) || strings.TrimSpace(string(own)) != "" {
+				continue
+			}
+			value, err := os.ReadFile(filepath.Join(parent, file))
+			if err != nil {
+				return err
+			}
+			if err := os.WriteFile(filepath.Join(dir, file), value, 0); err != nil && filepath.Base(root) == "cpuset" {
+				return fmt.Errorf("prepare cpuset: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// removeWait bounds how long killed processes may take to leave their groups.
+const removeWait = 5 * time.Second
+
+// remove deletes the group and all below it once their processes are gone, and
+// the common parent when this was the last machine.
+func (c cgroup) remove() error {
+	roots, err := hierarchies()
+	if err != nil {
+		return err
+	}
+	deadline := time.Now().Add(removeWait)
+	for _, root := range roots {
+		for {
+			err := removeTree(filepath.Join(root, c.path))
+			if err == nil {
+				break
+			}
+			if time.Now().After(deadline) {
+				return fmt.Errorf("remove control group: %w", err)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		_ = unix.Rmdir(filepath.Dir(filepath.Join(root, c.path))) // busy while another profile runs
+	}
+	return nil
+}
+
+// removeTree removes groups from the leaves up; their files go by themselves.
+func removeTree(dir string) error {
+	var dirs []string
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err == nil && d.IsDir() {
+			dirs = append(dirs, path)
+		}
+		return err
+	})
+	for _, d := range slices.Backward(dirs) {
+		if rmErr := unix.Rmdir(d); rmErr != nil && !errors.Is(rmErr, unix.ENOENT) {
+			err = errors.Join(err, fmt.Errorf("remove %s: %w", d, rmErr))
+		}
+	}
+	return err
+}

@@ -1,0 +1,91 @@
+package machine
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/portolan-net/portolan/internal/profile"
+	"github.com/portolan-net/portolan/internal/spec"
+)
+
+// Process names a process beyond doubt: a pid is used again, a pid with its
+// start time is not. StartTicks is field 22 of /proc/PID/stat, in clock ticks
+// since the host started.
+type Process struct {
+	PID        int       `json:"pid"`
+	StartTicks uint64    `json:"startTicks"`
+	Since      time.Time `json:"since"`
+}
+
+// Record says which processes a running machine consists of. It is kept in the
+// run directory, so that a machine can be found and ended by anyone.
+type Record struct {
+	Version string  `json:"version"`
+	Helper  Process `json:"helper"`
+	Init    Process `json:"init"`
+}
+
+func recordPath(p profile.Profile) string { return filepath.Join(p.RunDir, "machine.pids") }
+
+// LoadRecord reads the record; os.ErrNotExist when there is no machine.
+func LoadRecord(p profile.Profile) (Record, error) {
+	var r Record
+	text, err := os.ReadFile(recordPath(p))
+	if err != nil {
+		return r, err
+	}
+	if err := json.Unmarshal(text, &r); err != nil {
+		return r, fmt.Errorf("%s is damaged: %w; see which processes of portolan run, end them, and remove the file", recordPath(p), err)
+	}
+	return r, nil
+}
+
+func saveRecord(p profile.Profile, r Record) error {
+	text, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	return spec.WriteFile(recordPath(p), text)
+}
+
+// Identify describes a live process.
+func Identify(pid int) (Process, error) {
+	ticks, err := startTicks(pid)
+	return Process{PID: pid, StartTicks: ticks, Since: time.Now()}, err
+}
+
+// Alive reports whether exactly this process still runs; a zombie does not.
+func (p Process) Alive() bool {
+	if p.PID <= 0 {
+		return false
+	}
+	ticks, err := startTicks(p.PID)
+	return err == nil && ticks == p.StartTicks
+}
+
+var errZombie = errors.New("process has ended")
+
+// startTicks follows proc_pid_stat(5): the command name is in parentheses and
+// may hold anything, so fields are counted from the last ")".
+func startTicks(pid int) (uint64, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	end := bytes.LastIndexByte(stat, ')')
+	fields := bytes.Fields(stat[end+1:])
+	const state, start = 0, 19
+	if end < 0 || len(fields) <= start {
+		return 0, fmt.Errorf("read /proc/%d/stat: unknown format", pid)
+	}
+	if s := fields[state][0]; s == 'Z' || s == 'X' {
+		return 0, errZombie
+	}
+	return strconv.ParseUint(string(fields[start]), 10, 64)
+}

@@ -1,0 +1,156 @@
+package machine
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/portolan-net/portolan/internal/profile"
+	"github.com/portolan-net/portolan/internal/router"
+	"github.com/portolan-net/portolan/internal/spec"
+)
+
+// HelperCommand is the hidden command of portolan that runs RunHelper.
+const HelperCommand = "router-helper"
+
+// Start makes the machine that cfg describes and returns when its PID 1 runs
+// and the helper hands out descriptors. On an error nothing is left. Machines
+// outlive the caller.
+func Start(ctx context.Context, cfg spec.Machine) (Record, error) {
+	if err := spec.Write(cfg); err != nil {
+		return Record{}, err
+	}
+	if err := os.Remove(cfg.Profile.HelperSocket()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return Record{}, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return Record{}, err
+	}
+	logFile, err := os.OpenFile(filepath.Join(cfg.Profile.LogDir(), "helper.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return Record{}, err
+	}
+	defer logFile.Close()
+	report, ready, err := os.Pipe()
+	if err != nil {
+		return Record{}, err
+	}
+	defer report.Close()
+
+	helper := exec.Command(self, "--profile", cfg.Profile.Name, HelperCommand)
+	helper.Stderr = logFile
+	helper.ExtraFiles = []*os.File{ready}
+	helper.Dir = "/"
+	helper.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Setsid: true}
+	err = helper.Start()
+	_ = ready.Close()
+	if err != nil {
+		return Record{}, fmt.Errorf("start router helper: %w", err)
+	}
+	go func() { _ = helper.Wait() }() // reaped whenever it ends; it may outlive this process
+	if err := awaitReady(ctx, report); err != nil {
+		_ = helper.Process.Signal(unix.SIGTERM)
+		return Record{}, errors.Join(err, waitGone(Process{PID: helper.Process.Pid}, stopWait))
+	}
+	return LoadRecord(cfg.Profile)
+}
+
+// awaitReady reads the helper's report: one line, or the end of the pipe.
+func awaitReady(ctx context.Context, report *os.File) error {
+	stop := context.AfterFunc(ctx, func() { _ = report.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	line, err := bufio.NewReader(report).ReadString('\n')
+	line = strings.TrimSpace(line)
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case line == readyLine:
+		return nil
+	case line != "":
+		return errors.New(line)
+	}
+	return fmt.Errorf("router helper ended without a word (%w): see helper.log", err)
+}
+
+// stopWait bounds how long a helper may take to end a machine.
+const stopWait = 10 * time.Second
+
+// Stop ends the profile's machine through its helper, or by force when the
+// helper is gone or does not answer. It returns nil when there was none.
+func Stop(ctx context.Context, p profile.Profile) error {
+	r, err := LoadRecord(p)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if r.Helper.Alive() {
+		ctx, cancel := context.WithTimeout(ctx, stopWait)
+		defer cancel()
+		if err := router.Stop(ctx, p.HelperSocket()); err == nil && waitGone(r.Helper, stopWait) == nil {
+			return nil
+		}
+	}
+	return ForceDown(p, r)
+}
+
+// ForceDown kills what is left of a machine and removes its traces.
+func ForceDown(p profile.Profile, r Record) error {
+	for _, process := range []Process{r.Init, r.Helper} {
+		if process.Alive() {
+			if err := unix.Kill(process.PID, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("kill process %d: %w", process.PID, err)
+			}
+		}
+		if err := waitGone(process, stopWait); err != nil {
+			return err
+		}
+	}
+	err := machineCgroup(p.Name).remove()
+	for _, path := range []string{p.HelperSocket(), recordPath(p)} {
+		if rmErr := os.Remove(path); rmErr != nil && !errors.Is(rmErr, fs.ErrNotExist) {
+			err = errors.Join(err, rmErr)
+		}
+	}
+	return err
+}
+
+// waitGone returns once the process has ended.
+func waitGone(p Process, limit time.Duration) error {
+	fd, err := unix.PidfdOpen(p.PID, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("watch process %d: %w", p.PID, err)
+	}
+	defer unix.Close(fd)
+	if p.StartTicks != 0 && !p.Alive() {
+		return nil
+	}
+	deadline := time.Now().Add(limit)
+	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	for {
+		n, err := unix.Poll(poll, int(max(time.Until(deadline), 0).Milliseconds()))
+		switch {
+		case n > 0:
+			return nil
+		case err != nil && !errors.Is(err, unix.EINTR):
+			return fmt.Errorf("wait for process %d: %w", p.PID, err)
+		case time.Now().After(deadline):
+			return fmt.Errorf("wait for process %d: still there after %s", p.PID, limit)
+		}
+	}
+}

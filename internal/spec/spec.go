@@ -1,0 +1,71 @@
+// Package spec is what a machine is told: the daemon writes it once to the
+// directory that host and machine share, the router helper and the agent read
+// it. Everything of the host's side and of the machine may import it.
+package spec
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"github.com/portolan-net/portolan/internal/portolan"
+	"github.com/portolan-net/portolan/internal/profile"
+)
+
+// Machine is all that the helper and the agent need to know. The daemon writes
+// it once to the shared directory, where both read it.
+type Machine struct {
+	Profile profile.Profile `json:"profile"`
+	Version string          `json:"version"`
+	Link    portolan.Link   `json:"link"`
+	// AgentPath is the portolan-agent binary; it must be visible in the machine.
+	AgentPath string `json:"agentPath"`
+	// EngineBin is the directory of dockerd, containerd, runc and their shims.
+	EngineBin string `json:"engineBin"`
+	// EngineSource is "bundled" or the path of an installed dockerd.
+	EngineSource  string `json:"engineSource"`
+	EngineVersion string `json:"engineVersion"`
+	// EngineOptions are merged into the engine's daemon.json.
+	EngineOptions map[string]any `json:"engineOptions,omitempty"`
+	// HostRoutes are networks that the host can reach; the engine must not
+	// choose them for its own networks.
+	HostRoutes []netip.Prefix `json:"hostRoutes"`
+}
+
+// fileName is Machine's file in the shared directory.
+const fileName = "machine.json"
+
+// Write stores cfg where Load finds it.
+func Write(cfg Machine) error {
+	text, err := json.MarshalIndent(cfg, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode machine configuration: %w", err)
+	}
+	return WriteFile(filepath.Join(cfg.Profile.SharedDir(), fileName), text)
+}
+
+// Load reads the configuration from a shared directory as the caller
+// sees it: Profile.SharedDir on the host, profile.SharedMount in the machine.
+func Load(sharedDir string) (Machine, error) {
+	path := filepath.Join(sharedDir, fileName)
+	var cfg Machine
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return cfg, fmt.Errorf("read machine configuration: %w", err)
+	}
+	if err := json.Unmarshal(text, &cfg); err != nil {
+		return cfg, fmt.Errorf("%s is damaged: %w; type: portolan down && portolan up", path, err)
+	}
+	return cfg, nil
+}
+
+// WriteFile replaces path as a whole, readable by its owner only.
+func WriteFile(path string, text []byte) error {
+	temp := path + ".new"
+	if err := os.WriteFile(temp, text, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(temp, path)
+}
