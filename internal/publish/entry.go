@@ -1,0 +1,117 @@
+package publish
+
+import (
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/portolan-net/portolan/internal/datapath"
+	"github.com/portolan-net/portolan/internal/portolan"
+	"github.com/portolan-net/portolan/internal/publish/forward"
+)
+
+// entry is one binding of the table. Table.mu guards its fields, except where
+// they say otherwise.
+type entry struct {
+	binding  portolan.Binding
+	since    time.Time
+	problem  string    // why listener is nil
+	listener io.Closer // nil when the binding failed, or needs none
+	grace    *time.Timer
+	udp      *forward.UDP // nil for TCP
+
+	container atomic.Pointer[netip.AddrPort] // read by the serving goroutines
+	conns     connSet                        // has its own lock
+}
+
+func newEntry(b portolan.Binding) *entry {
+	e := &entry{binding: b, since: time.Now()}
+	e.container.Store(&b.Container)
+	return e
+}
+
+// kept reports whether e waits for its engine to come back.
+func (e *entry) kept() bool { return e.grace != nil }
+
+func (e *entry) endGrace() {
+	if e.grace != nil {
+		e.grace.Stop()
+		e.grace = nil
+	}
+}
+
+// confirm makes e active for b, which has the same key.
+func (e *entry) confirm(b portolan.Binding) {
+	e.endGrace()
+	if e.binding == b {
+		return
+	}
+	e.binding, e.since = b, time.Now()
+	e.container.Store(&b.Container)
+	if e.udp != nil {
+		e.udp.Reset()
+	}
+	e.conns.hurry()
+}
+
+// close ends the listener. Its connections go on, but not for long when their
+// container has gone.
+func (e *entry) close() {
+	e.endGrace()
+	if e.listener != nil {
+		_ = e.listener.Close()
+		e.listener = nil
+	}
+	e.conns.hurry()
+}
+
+// connSet holds the container's side of an entry's TCP connections.
+type connSet struct {
+	mu    sync.Mutex // guards conns
+	conns map[datapath.Conn]struct{}
+}
+
+func (s *connSet) add(c datapath.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conns == nil {
+		s.conns = map[datapath.Conn]struct{}{}
+	}
+	s.conns[c] = struct{}{}
+}
+
+func (s *connSet) remove(c datapath.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, c)
+}
+
+// hurry makes the kernel find out within seconds whether the containers of the
+// present connections are still there. A container that was removed sends
+// nothing, and without this its connections would stay for a quarter of an hour.
+func (s *connSet) hurry() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		if tcp, ok := c.(*net.TCPConn); ok {
+			probe(tcp)
+		}
+	}
+}
+
+// The probes of a connection whose container may be gone: 5 s of silence, then 3
+// probes 2 s apart; unacknowledged data may wait as long as that together.
+const (
+	probeIdle     = 5 * time.Second
+	probeInterval = 2 * time.Second
+	probeCount    = 3
+	probeLimit    = probeIdle + probeCount*probeInterval
+)
+
+func probe(c *net.TCPConn) {
+	_ = c.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: probeIdle, Interval: probeInterval, Count: probeCount})
+	limitUnacknowledged(c, probeLimit)
+}

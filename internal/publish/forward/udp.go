@@ -1,0 +1,244 @@
+package forward
+
+import (
+	"container/list"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
+)
+
+// Theory of operation, UDP. One goroutine reads the shared socket. Each pair of
+// client (address and port) and local address that it spoke to is a session with
+// a connected socket of its own to the destination, and a goroutine that dials
+// it, reads the replies and sends them from that local address.
+//
+//	state    client sends                      destination sends   ends by
+//	dialing  queued, at most queueLength       -                   dial failed: forgotten
+//	open     written; a refusal seen there is  sent to client      idle, eviction, Reset,
+//	         the earlier datagram's: once more                     socket closed
+//
+// A refusal ends nothing: the session is as good when the destination listens
+// again. At MaxSessions the session whose client was silent longest goes.
+
+const (
+	// DefaultIdle is the life of a session in which neither side sends; moby's
+	// docker-proxy has the same (cmd/docker-proxy/udp_proxy_linux.go).
+	DefaultIdle = 90 * time.Second
+	// DefaultMaxSessions bounds the sockets of one binding.
+	DefaultMaxSessions = 4096
+
+	maxDatagram = 65535
+	queueLength = 16 // datagrams that wait for a dial
+	// receiveBuffer is asked for on the shared socket; the kernel gives less
+	// where net.core.rmem_max says so.
+	receiveBuffer = 4 << 20
+)
+
+// UDP forwards the datagrams of one socket.
+type UDP struct {
+	Conn *net.UDPConn
+	// Dial returns a connected socket to the destination for client.
+	Dial        func(ctx context.Context, client netip.AddrPort) (net.Conn, error)
+	Idle        time.Duration // 0 means DefaultIdle
+	MaxSessions int           // 0 means DefaultMaxSessions
+	Log         *slog.Logger
+
+	buffers sync.Pool // of *[]byte, maxDatagram long
+
+	mu       sync.Mutex // guards the two below, and each session's place in them
+	sessions map[sessionKey]*session
+	order    *list.List // of *session, the client silent longest first
+}
+
+type sessionKey struct {
+	client netip.AddrPort
+	local  netip.Addr // what the client spoke to; the zero Addr when unknown
+	index  int        // interface, for link-local addresses; else 0
+}
+
+// Serve forwards until the socket is closed or ctx ends, then closes the
+// sessions and returns.
+func (u *UDP) Serve(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer u.Reset()
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { _ = u.Conn.Close() })
+	defer stop()
+	parse, err := u.prepare()
+	if err != nil {
+		return err
+	}
+	buf, oob := make([]byte, maxDatagram), make([]byte, 256)
+	for {
+		n, oobn, _, client, err := u.Conn.ReadMsgUDPAddrPort(buf, oob)
+		if errors.Is(err, net.ErrClosed) {
+			return nil
+		}
+		if err != nil {
+			// An unconnected socket reports nothing that ends it (ICMP errors of
+			// clients that went away are not even queued).
+			u.Log.Debug("receive datagram", "listener", u.Conn.LocalAddr(), "error", err)
+			if sleep(ctx, firstPause) != nil {
+				return nil
+			}
+			continue
+		}
+		key := parse(oob[:oobn])
+		key.client = unmap(client)
+		u.deliver(ctx, &running, key, buf[:n])
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// prepare asks the kernel for the address each datagram was sent to, and returns
+// the function that reads it.
+func (u *UDP) prepare() (func(oob []byte) sessionKey, error) {
+	_ = u.Conn.SetReadBuffer(receiveBuffer) // smaller is slower, not wrong
+	local, ok := u.Conn.LocalAddr().(*net.UDPAddr)
+	if !ok {
+		return nil, fmt.Errorf("serve %s: not a UDP socket", u.Conn.LocalAddr())
+	}
+	if local.IP.To4() != nil {
+		if err := ipv4.NewPacketConn(u.Conn).SetControlMessage(ipv4.FlagDst, true); err != nil {
+			return nil, fmt.Errorf("set IP_PKTINFO on %s: %w", local, err)
+		}
+		return parse4, nil
+	}
+	if err := ipv6.NewPacketConn(u.Conn).SetControlMessage(ipv6.FlagDst|ipv6.FlagInterface, true); err != nil {
+		return nil, fmt.Errorf("set IPV6_RECVPKTINFO on %s: %w", local, err)
+	}
+	return parse6, nil
+}
+
+func parse4(oob []byte) sessionKey {
+	var cm ipv4.ControlMessage
+	if cm.Parse(oob) != nil {
+		return sessionKey{}
+	}
+	return keyOf(cm.Dst, cm.IfIndex)
+}
+
+func parse6(oob []byte) sessionKey {
+	var cm ipv6.ControlMessage
+	if cm.Parse(oob) != nil {
+		return sessionKey{}
+	}
+	return keyOf(cm.Dst, cm.IfIndex)
+}
+
+// keyOf leaves the address out where nothing can be sent from it. A broadcast
+// address is found out by the send that fails.
+func keyOf(dst net.IP, index int) sessionKey {
+	local, _ := netip.AddrFromSlice(dst)
+	local = local.Unmap()
+	if !local.IsValid() || local.IsMulticast() || local.IsUnspecified() {
+		return sessionKey{}
+	}
+	if !local.IsLinkLocalUnicast() {
+		index = 0
+	}
+	return sessionKey{local: local, index: index}
+}
+
+// controlMessage makes replies leave from the key's local address.
+func (k sessionKey) controlMessage() []byte {
+	switch {
+	case !k.local.IsValid():
+		return nil
+	case k.local.Is4():
+		return (&ipv4.ControlMessage{Src: k.local.AsSlice(), IfIndex: k.index}).Marshal()
+	}
+	return (&ipv6.ControlMessage{Src: k.local.AsSlice(), IfIndex: k.index}).Marshal()
+}
+
+// deliver gives one datagram to its session, a new one if need be.
+func (u *UDP) deliver(ctx context.Context, running *sync.WaitGroup, key sessionKey, payload []byte) {
+	u.mu.Lock()
+	s, known := u.sessions[key]
+	if known {
+		u.order.MoveToBack(s.place)
+	} else {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(ctx)
+		s = u.addLocked(key, cancel)
+	}
+	u.mu.Unlock()
+	s.touch()
+	s.send(payload)
+	if !known {
+		running.Go(func() { u.run(ctx, s) })
+	}
+}
+
+func (u *UDP) addLocked(key sessionKey, cancel context.CancelFunc) *session {
+	if u.sessions == nil {
+		u.sessions, u.order = map[sessionKey]*session{}, list.New()
+	}
+	limit := u.MaxSessions
+	if limit == 0 {
+		limit = DefaultMaxSessions
+	}
+	for len(u.sessions) >= limit {
+		u.dropLocked(u.order.Front().Value.(*session))
+	}
+	s := &session{key: key, oob: key.controlMessage(), cancel: cancel}
+	s.place = u.order.PushBack(s)
+	u.sessions[key] = s
+	return s
+}
+
+// Reset ends every session; the next datagram of a client dials anew. It is
+// called when the destination has changed.
+func (u *UDP) Reset() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, s := range u.sessions {
+		u.dropLocked(s)
+	}
+}
+
+// drop forgets s. It may be called again.
+func (u *UDP) drop(s *session) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.dropLocked(s)
+}
+
+func (u *UDP) dropLocked(s *session) {
+	if u.sessions[s.key] == s {
+		delete(u.sessions, s.key)
+		u.order.Remove(s.place)
+	}
+	s.close()
+}
+
+// dropOldest makes room for other; false when there is nothing to drop.
+func (u *UDP) dropOldest(other *session) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for e := u.order.Front(); e != nil; e = e.Next() {
+		if s := e.Value.(*session); s != other {
+			u.dropLocked(s)
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,29 @@
+package publish
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/portolan-net/portolan/internal/portolan"
+)
+
+// holderSearch bounds the search for a taken port's holder: on a host with very
+// many processes an answer without a name is better than a late one.
+const holderSearch = time.Second
+
+// holder says who holds the port that b wants, as the end of an error text; ""
+// when that can't be found out.
+func (t *Table) holder(ctx context.Context, b portolan.Binding) string {
+	t.mu.Lock()
+	for other, e := range t.entries {
+		if e.listener != nil && other.overlaps(keyOf(b)) {
+			t.mu.Unlock()
+			return fmt.Sprintf(": published already by the container at %s", e.binding.Container.Addr())
+		}
+	}
+	t.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, holderSearch)
+	defer cancel()
+	return processHolding(ctx, b)
+}

@@ -1,0 +1,170 @@
+package publish
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+
+	"github.com/portolan-net/portolan/internal/datapath"
+	"github.com/portolan-net/portolan/internal/portolan"
+	"github.com/portolan-net/portolan/internal/publish/forward"
+)
+
+// errTaken is what a taken port's error wraps.
+const errTaken = syscall.EADDRINUSE
+
+// opener makes the host's sockets.
+type opener struct {
+	tcp func(ctx context.Context, addr netip.AddrPort) (*net.TCPListener, error)
+	udp func(ctx context.Context, addr netip.AddrPort) (*net.UDPConn, error)
+}
+
+// systemOpener asks the kernel. Naming the family keeps an IPv6 socket from
+// taking IPv4 too (IPV6_V6ONLY); Go sets SO_REUSEADDR on TCP listeners, so that a
+// port whose connections are in TIME_WAIT can be published again.
+var systemOpener = opener{
+	tcp: func(ctx context.Context, addr netip.AddrPort) (*net.TCPListener, error) {
+		var lc net.ListenConfig
+		lc.SetMultipathTCP(false) // the relay splices plain TCP
+		l, err := lc.Listen(ctx, "tcp"+family(addr), addr.String())
+		if err != nil {
+			return nil, err
+		}
+		return l.(*net.TCPListener), nil
+	},
+	udp: func(ctx context.Context, addr netip.AddrPort) (*net.UDPConn, error) {
+		var lc net.ListenConfig
+		c, err := lc.ListenPacket(ctx, "udp"+family(addr), addr.String())
+		if err != nil {
+			return nil, err
+		}
+		return c.(*net.UDPConn), nil
+	},
+}
+
+func family(addr netip.AddrPort) string {
+	if addr.Addr().Is4() {
+		return "4"
+	}
+	return "6"
+}
+
+// listen makes the listener of e and starts to serve it. The connections outlive
+// the caller's ctx, not the table.
+func (t *Table) listen(ctx context.Context, e *entry) error {
+	serve, err := t.socket(ctx, e)
+	if noIPv6(e.binding, err) {
+		e.problem = listenError(e.binding, err).Error() + "; the host has no IPv6"
+		t.cfg.Log.Info("published port has no listener: the host has no IPv6", "binding", e.binding)
+		return nil
+	}
+	if err != nil {
+		return listenError(e.binding, err)
+	}
+	ctx, end := context.WithCancel(context.WithoutCancel(ctx))
+	t.running[e] = end
+	t.serving.Go(func() {
+		defer t.ended(e, end)
+		if err := serve(ctx); err != nil {
+			t.cfg.Log.Error("published port fails", "binding", e.binding, "error", err)
+		}
+	})
+	return nil
+}
+
+// ended forgets what was served.
+func (t *Table) ended(e *entry, end context.CancelFunc) {
+	end()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.running, e)
+}
+
+// socket opens the host's socket of e and returns how to serve it.
+func (t *Table) socket(ctx context.Context, e *entry) (func(context.Context) error, error) {
+	if e.binding.Proto == portolan.TCP {
+		l, err := t.open.tcp(ctx, e.binding.Host)
+		if err != nil {
+			return nil, err
+		}
+		e.listener = l
+		server := &forward.TCP{Listener: l, Log: t.cfg.Log, Dial: t.dialTCP(e), Relay: t.relay(e)}
+		return server.Serve, nil
+	}
+	c, err := t.open.udp(ctx, e.binding.Host)
+	if err != nil {
+		return nil, err
+	}
+	e.listener = c
+	e.udp = &forward.UDP{
+		Conn: c, Log: t.cfg.Log, Dial: t.dialUDP(e),
+		Idle: t.cfg.UDPIdle, MaxSessions: t.cfg.UDPSessions,
+	}
+	return e.udp.Serve, nil
+}
+
+func (t *Table) dialTCP(e *entry) func(context.Context, netip.AddrPort) (datapath.Conn, error) {
+	return func(ctx context.Context, client netip.AddrPort) (datapath.Conn, error) {
+		container := *e.container.Load()
+		return t.cfg.Machine.DialTCP(ctx, t.source(client.Addr(), container.Addr()), container)
+	}
+}
+
+func (t *Table) dialUDP(e *entry) func(context.Context, netip.AddrPort) (net.Conn, error) {
+	return func(ctx context.Context, client netip.AddrPort) (net.Conn, error) {
+		container := *e.container.Load()
+		src := t.source(client.Addr(), container.Addr())
+		port := client.Port()
+		if src != client.Addr() {
+			port = 0 // clients that share the substitute would collide
+		}
+		return t.cfg.Machine.DialUDP(ctx, netip.AddrPortFrom(src, port), container)
+	}
+}
+
+func (t *Table) source(client, container netip.Addr) netip.Addr {
+	return source(client, container, surroundings{
+		link: t.cfg.Link, host: t.cfg.HostAddrs(), networks: t.cfg.Networks(),
+	})
+}
+
+func (t *Table) relay(e *entry) forward.RelayFunc {
+	return func(ctx context.Context, client, container datapath.Conn) {
+		e.conns.add(container)
+		defer e.conns.remove(container)
+		t.cfg.Relay(ctx, client, container)
+	}
+}
+
+// noIPv6 reports whether err only says that the host has no IPv6, for a binding
+// that the user did not ask for by address: `-p 80:80` means both families.
+func noIPv6(b portolan.Binding, err error) bool {
+	return b.Host.Addr().Is6() && b.Host.Addr().IsUnspecified() &&
+		(errors.Is(err, syscall.EAFNOSUPPORT) || errors.Is(err, syscall.EPROTONOSUPPORT))
+}
+
+// place names the port as the engine does: "0.0.0.0:80/tcp".
+func place(b portolan.Binding) string { return fmt.Sprintf("%s/%s", b.Host, b.Proto) }
+
+// taken is the error of a port that a binding of ours holds.
+func taken(b portolan.Binding) error { return listenError(b, errTaken) }
+
+// listenError reports a failed listen in one short line, with what to do.
+func listenError(b portolan.Binding, err error) error {
+	cause := err
+	var number syscall.Errno
+	if errors.As(err, &number) {
+		cause = number // without Go's repetition of operation and address
+	}
+	switch {
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Errorf("listen on %s: %w: %s is no address of the host", place(b), cause, b.Host.Addr())
+	case errors.Is(err, os.ErrPermission) && b.Host.Port() < 1024:
+		return fmt.Errorf("listen on %s: %w: the host keeps low ports for root; publish a port above 1023, or lower net.ipv4.ip_unprivileged_port_start", place(b), cause)
+	}
+	return fmt.Errorf("listen on %s: %w", place(b), cause)
+}
