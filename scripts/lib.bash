@@ -12,8 +12,18 @@ need_go() {
 	command -v go >/dev/null || { echo 'Go is not on PATH: install it from https://go.dev/dl/ and try again.' >&2; exit 1; }
 }
 
-# step TITLE COMMAND...: runs a command that may take minutes and talks too much. Shows title and time, on a terminal
-# also the last line of its output; all of the output's end when it fails.
+# doing LOG: what make and go are at, in a word: the end of the package's path in the last command that make printed.
+doing() {
+	local last
+	last=$(tail -n 1 "$1")
+	case $last in
+	'go: downloading '*) echo 'downloading modules' ;;
+	*) last=${last##*/}; echo "${last:0:40}" ;;
+	esac
+}
+
+# step TITLE COMMAND...: runs a command that may take minutes and talks too much. Shows the title, the time, and on a
+# terminal what it is at. When it fails, shows the end of its output.
 step() {
 	local title=$1 log pid start=$SECONDS status=0 shown=0
 	shift
@@ -24,7 +34,7 @@ step() {
 	while kill -0 "$pid" 2>/dev/null; do
 		sleep 0.2
 		if [[ -t 1 ]]; then
-			printf '\r\e[K%s ... %d s  %.60s' "$title" $((SECONDS - start)) "$(tail -n 1 "$log" | tr -d '\r')"
+			printf '\r\e[K%s ... %d s  %s' "$title" $((SECONDS - start)) "$(doing "$log")"
 		elif ((SECONDS - start >= shown + 30)); then
 			shown=$((SECONDS - start))
 			printf ' %d s ...' "$shown"
