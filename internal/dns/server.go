@@ -1,0 +1,174 @@
+// Package dns is the machine's resolver, at the link's .7 and ::7. It answers the
+// names that Portolan gives (host.docker.internal and its kin) and those in the
+// host's hosts file, and forwards everything else, byte for byte, to the resolvers
+// that the host itself uses, from ordinary sockets of this process: so a VPN's
+// resolver, split DNS and systemd-resolved on 127.0.0.53 work as on the host.
+//
+// It holds no listener: the datapath hands it datagrams and connections. It is no
+// recursive resolver, applies no search domains (the client does), and answers no
+// zone transfers. Only egress and the daemon may import it.
+//
+// # Theory of operation
+//
+// A query passes these rooms, in order; the first that knows answers:
+//
+//	parseQuery  malformed: FORMERR or silence; opcodes other than QUERY: NOTIMP
+//	local       docker.internal names, localhost, the hosts file, and their PTR
+//	(issue 7)   the place of the A/AAAA filter and the cache: Server.respond
+//	forwarder   a race between the host's resolvers (race.go)
+//
+// The datapath calls HandleUDP, which only copies and queues; Run starts one
+// goroutine for each query and waits for them all. ServeTCP runs on its caller's
+// goroutine and waits for its own. Work is bounded in total and for each client.
+package dns
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+
+	"github.com/portolan-net/portolan/internal/portolan"
+	"github.com/portolan-net/portolan/internal/system"
+)
+
+// The bounds. With every resolver silent a query lives for silence (race.go), so
+// maxQueries allows some 500 queries a second even then.
+const (
+	maxQueries          = 1024 // over UDP, being answered
+	maxQueriesPerClient = 256  // over UDP, queued or being answered
+	maxQueued           = 256
+	maxConns            = 256 // TCP connections
+	maxConnsPerClient   = 64
+)
+
+// Config is what New needs.
+type Config struct {
+	Link   portolan.Link
+	Source system.NameSource
+	Log    *slog.Logger
+	// IPv6 tells whether the machine's IPv6 path works. While it says false our
+	// own names have no AAAA. nil means that it works.
+	IPv6 func() bool
+	// Dialer makes the sockets towards the host's resolvers; nil is a plain one.
+	Dialer *net.Dialer
+}
+
+// Server is the resolver. Make one with New.
+type Server struct {
+	log     *slog.Logger
+	source  system.NameSource
+	local   local
+	forward *forwarder
+	queue   chan datagram
+	clients *limiter // of UDP queries
+	conns   *limiter
+}
+
+// datagram is one query over UDP and the way back to its client.
+type datagram struct {
+	query  []byte
+	client netip.Addr
+	reply  func(answer []byte)
+}
+
+// New returns a resolver that answers over TCP at once, and over UDP while Run runs.
+func New(cfg Config) *Server {
+	if cfg.IPv6 == nil {
+		cfg.IPv6 = func() bool { return true }
+	}
+	if cfg.Dialer == nil {
+		cfg.Dialer = new(net.Dialer)
+	}
+	return &Server{
+		log:     cfg.Log,
+		source:  cfg.Source,
+		local:   local{link: cfg.Link, ipv6: cfg.IPv6},
+		forward: newForwarder(cfg.Dialer, cfg.Link),
+		queue:   make(chan datagram, maxQueued),
+		clients: newLimiter(maxQueries+maxQueued, maxQueriesPerClient),
+		conns:   newLimiter(maxConns, maxConnsPerClient),
+	}
+}
+
+// Run answers the queries that HandleUDP takes, until ctx ends; then it waits for
+// what it started and returns nil.
+func (s *Server) Run(ctx context.Context) error {
+	var handlers sync.WaitGroup
+	defer handlers.Wait()
+	slots := make(chan struct{}, maxQueries)
+	for {
+		var d datagram
+		select {
+		case <-ctx.Done():
+			return nil
+		case d = <-s.queue:
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case slots <- struct{}{}:
+		}
+		handlers.Go(func() {
+			s.respond(ctx, d.query, overUDP, func(answer []byte) {
+				<-slots
+				s.clients.release(d.client)
+				if answer != nil {
+					d.reply(answer)
+				}
+			})
+		})
+	}
+}
+
+// HandleUDP takes one query and returns at once; it keeps nothing of query. reply
+// is called at most once, from another goroutine, with an answer that fits what
+// the client said it can take. A query that is no query, or that comes while too
+// many are being answered, gets no reply: the client asks again.
+func (s *Server) HandleUDP(query []byte, client netip.AddrPort, reply func(answer []byte)) {
+	if len(query) < headerSize {
+		return
+	}
+	if !s.clients.acquire(client.Addr()) {
+		s.log.Debug("query dropped", "client", client)
+		return
+	}
+	select {
+	case s.queue <- datagram{query: append([]byte(nil), query...), client: client.Addr(), reply: reply}:
+	default:
+		s.clients.release(client.Addr())
+		s.log.Debug("query dropped", "client", client)
+	}
+}
+
+// respond answers one query: it calls deliver exactly once, with nil when the
+// query deserves no answer, and returns when all that it started has ended, which
+// may be some time after deliver.
+func (s *Server) respond(ctx context.Context, raw []byte, how transport, deliver func(answer []byte)) {
+	q, err := parseQuery(raw)
+	if err != nil {
+		deliver(rejection(raw, err))
+		return
+	}
+	names := s.source.NameConfig()
+	if answer, known := s.local.answer(q, names.Hosts); known {
+		deliver(fit(answer, q, how))
+		return
+	}
+	s.forward.exchange(ctx, q, names.Resolver, how, func(answer []byte, err error) {
+		if err != nil {
+			s.log.Debug("query failed", "name", q.name, "type", q.qtype, "err", err)
+			answer = failure(q, err)
+		}
+		deliver(fit(answer, q, how))
+	})
+}
+
+// fit cuts an answer to what the client takes over this transport.
+func fit(answer []byte, q *query, how transport) []byte {
+	if how == overTCP {
+		return answer
+	}
+	return truncate(answer, q.udpSize)
+}
