@@ -29,6 +29,7 @@ func TestRulesCanFail(t *testing.T) {
 		{"sideways", "internal/dns/x.go", `import "github.com/portolan-net/portolan/internal/relay"`, "own layer or above"},
 		{"downwards", "internal/egress/x.go", `import "github.com/portolan-net/portolan/internal/relay"`, ""},
 		{"own subfolder", "internal/router/x.go", `import "github.com/portolan-net/portolan/internal/router/wire"`, ""},
+		{"from a subfolder", "internal/lab/x/x.go", `import "github.com/portolan-net/portolan/internal/lab"`, ""},
 		{"api below", "internal/egress/x.go", `import "github.com/portolan-net/portolan/internal/api"`, "does not know that an API exists"},
 		{"router by egress", "internal/egress/x.go", `import "github.com/portolan-net/portolan/internal/router"`, "so that a second datapath fits"},
 		{"router by a darwin file", "internal/egress/x_darwin.go", `import "github.com/portolan-net/portolan/internal/router"`, "so that a second datapath fits"},

@@ -95,14 +95,13 @@ func judge(place map[string]int, f file, imported string) []string {
 	}
 	if own, ok := ours(imported); ok {
 		from, to := layerOf(place, f.pkg), layerOf(place, own)
-		// A package's own subfolder belongs to it.
-		if from >= 0 && to >= from && !strings.HasPrefix(own, f.pkg+"/") {
+		if from >= 0 && to >= from && !related(own, f.pkg) {
 			found = append(found, fmt.Sprintf("%s imports %s, which lies in its own layer or above", f.name, own))
 		}
 	}
 	for _, r := range restrictions() {
 		own, _ := ours(imported)
-		if under(imported, r.what) && !under(own, f.pkg) && !slices.ContainsFunc(r.by, func(by string) bool { return under(f.pkg, by) }) {
+		if under(imported, r.what) && !related(own, f.pkg) && !slices.ContainsFunc(r.by, func(by string) bool { return under(f.pkg, by) }) {
 			found = append(found, fmt.Sprintf("%s imports %s: %s", f.name, imported, r.why))
 		}
 	}
@@ -111,6 +110,10 @@ func judge(place map[string]int, f file, imported string) []string {
 
 // under reports whether p is root or lies below it.
 func under(p, root string) bool { return p == root || strings.HasPrefix(p, root+"/") }
+
+// related reports whether one package lies in the other's folder: they belong
+// together.
+func related(a, b string) bool { return under(a, b) || under(b, a) }
 
 // places turns layers round.
 func places() map[string]int {
