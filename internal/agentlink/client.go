@@ -54,7 +54,8 @@ func NewClient(socket string, log *slog.Logger) *Client {
 func (c *Client) Publish(ctx context.Context, b portolan.Binding) error {
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		err := c.send(ctx, http.MethodPost, pathPublish, b)
-		if !absent(err) {
+		var refusal *Error
+		if err == nil || errors.As(err, &refusal) {
 			return err
 		}
 		if sleep(ctx, pause) != nil {
@@ -175,6 +176,9 @@ func (c *Client) do(ctx context.Context, method, path string, body io.Reader) (*
 	if err != nil {
 		return nil, fmt.Errorf("make request %s: %w", path, err)
 	}
+	// Every request may be repeated: net/http does it for a connection that a
+	// restarted daemon closed. The empty value says so without being sent.
+	req.Header["Idempotency-Key"] = []string{}
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return nil, c.unanswered(err)
