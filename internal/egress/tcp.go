@@ -1,0 +1,157 @@
+package egress
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/portolan-net/portolan/internal/datapath"
+	"github.com/portolan-net/portolan/internal/portolan"
+	"github.com/portolan-net/portolan/internal/relay"
+)
+
+// OpenTCP dials the far side as decide says.
+func (e *Egress) OpenTCP(ctx context.Context, flow portolan.Flow) (datapath.Endpoint, error) {
+	v, err := e.decide(flow)
+	switch v {
+	case resolver:
+		return resolverEndpoint{e.cfg.DNS}, nil
+	case direct:
+		return e.open(ctx, flow, flow.Dst)
+	case host:
+		return e.openHost(ctx, flow)
+	}
+	return nil, fmt.Errorf("open %s: %w", flow, err)
+}
+
+// openHost dials 127.0.0.1, then ::1: most servers listen on the first, some
+// (Node's default, for one) only on the second. When neither serves, the first
+// error is the one to show, for the second may only say that there is no IPv6.
+func (e *Egress) openHost(ctx context.Context, flow portolan.Flow) (datapath.Endpoint, error) {
+	endpoint, err := e.open(ctx, flow, netip.AddrPortFrom(loopback4, flow.Dst.Port()))
+	if err == nil || datapath.Classify(err) == datapath.Silent {
+		return endpoint, err
+	}
+	if endpoint, err6 := e.open(ctx, flow, netip.AddrPortFrom(loopback6, flow.Dst.Port())); err6 == nil {
+		return endpoint, nil
+	}
+	return nil, err
+}
+
+// open dials to on behalf of flow.
+func (e *Egress) open(ctx context.Context, flow portolan.Flow, to netip.AddrPort) (datapath.Endpoint, error) {
+	if !e.dials.enter(flow.Src.Addr()) {
+		return nil, fmt.Errorf("dial %s: %w", to, errBusy)
+	}
+	defer e.dials.leave(flow.Src.Addr())
+	conn, err := e.cfg.Dialer.DialTCP(ctx, to)
+	if err != nil {
+		return nil, err
+	}
+	return &farEndpoint{Conn: conn, egress: e, flow: flow}, nil
+}
+
+// farEndpoint is an established connection to the far side.
+type farEndpoint struct {
+	datapath.Conn
+	egress *Egress
+	flow   portolan.Flow
+}
+
+// Serve relays until the flow has ended.
+func (f *farEndpoint) Serve(ctx context.Context, conn datapath.Conn) {
+	began := time.Now()
+	stats := relay.TCP(ctx, conn, f.Conn)
+	f.egress.cfg.Log.Debug("tcp flow ended", "flow", f.flow,
+		"sent", stats.AToB, "received", stats.BToA, "duration", time.Since(began))
+}
+
+// Close ends the far side with an RST: it was connected for a machine that went
+// away, and must not take that for a polite end.
+func (f *farEndpoint) Close() error {
+	if c, ok := f.Conn.(*net.TCPConn); ok {
+		_ = c.SetLinger(0) // fails only on a socket that is gone already
+	}
+	return f.Conn.Close()
+}
+
+// resolverEndpoint is DNS over TCP.
+type resolverEndpoint struct{ dns DNSService }
+
+func (r resolverEndpoint) Serve(ctx context.Context, conn datapath.Conn) {
+	r.dns.ServeTCP(ctx, conn)
+}
+
+func (resolverEndpoint) Close() error { return nil }
+
+// systemDialer dials with ordinary sockets of this process: no bind address, no
+// mark, so routes, VPN and firewall treat the flow as this process's own.
+type systemDialer struct{ dialer net.Dialer }
+
+// dialTimeout lies just above Linux's own 127 s (tcp_syn_retries 6), so that it
+// is the kernel's error that ends a dial there.
+const dialTimeout = 130 * time.Second
+
+func newSystemDialer() *systemDialer {
+	d := &systemDialer{dialer: net.Dialer{Timeout: dialTimeout}}
+	d.dialer.SetMultipathTCP(false) // splice knows plain TCP only
+	return d
+}
+
+// DialTCP implements Dialer.
+func (d *systemDialer) DialTCP(ctx context.Context, dst netip.AddrPort) (datapath.Conn, error) {
+	network := "tcp4"
+	if dst.Addr().Is6() {
+		network = "tcp6"
+	}
+	conn, err := d.dialer.DialContext(ctx, network, dst.String())
+	if err != nil {
+		return nil, err
+	}
+	return conn.(*net.TCPConn), nil
+}
+
+// Bounds on the dials under way. Each holds a descriptor for up to 127 s when
+// nobody answers, so one container that scans a network must not take them all.
+const (
+	maxDials          = 4096
+	maxDialsPerSource = 1024
+)
+
+// errBusy is silence for the machine: its own next SYN, a second later, tries
+// again.
+var errBusy = errors.Join(errors.New("too many dials under way"), context.DeadlineExceeded)
+
+// dialLimit counts dials under way.
+type dialLimit struct {
+	mu     sync.Mutex
+	total  int                // guarded by mu
+	source map[netip.Addr]int // guarded by mu; no zero entries
+}
+
+func newDialLimit() *dialLimit { return &dialLimit{source: make(map[netip.Addr]int)} }
+
+// enter counts a dial of source, or returns false when there are too many.
+func (l *dialLimit) enter(source netip.Addr) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.total >= maxDials || l.source[source] >= maxDialsPerSource {
+		return false
+	}
+	l.total++
+	l.source[source]++
+	return true
+}
+
+func (l *dialLimit) leave(source netip.Addr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.total--
+	if l.source[source]--; l.source[source] == 0 {
+		delete(l.source, source)
+	}
+}

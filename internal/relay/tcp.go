@@ -1,0 +1,139 @@
+package relay
+
+import (
+	"context"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/portolan-net/portolan/internal/datapath"
+)
+
+// Theory of operation
+//
+// A TCP flow is two directions, each carried by one goroutine. What ends one
+// side is shown to the other side as what it was:
+//
+//	on one side                     on the other side
+//	FIN                             FIN (CloseWrite), once all before it is written
+//	FIN on both                     both are closed
+//	RST, time-out, any other error  RST at once; bytes under way are dropped
+//	(context ends)                  RST to both
+//
+// A goroutine that waits for one socket does not see an RST on the other. Two
+// states would stay blind, so each of them watches (see watch):
+//
+//	direction          waits for            an RST of src is seen by
+//	reading            src readable         its own read
+//	writing            dst writable         the watch that starts when dst blocks
+//	ended by a FIN     its opposite's end   its own watch
+//
+// An RST of dst is an RST of src for the opposite direction. Backpressure needs
+// no code: a direction reads again only when it has written what it had.
+
+// keepAlive asks an idle peer often enough that home routers and VPN gateways
+// keep their state (most drop it after five minutes or more), and ends a flow
+// only after eleven minutes without an answer, as Linux does by default: a
+// laptop that slept or changed its network shortly loses nothing.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 2 * time.Minute, Interval: 75 * time.Second, Count: 9}
+
+// Stats counts the bytes that were written, each way.
+type Stats struct {
+	AToB int64
+	BToA int64
+}
+
+// TCP carries bytes between a and b until both directions have ended or ctx
+// ends, and closes both. Where both are *net.TCPConn (Linux) the bytes stay in
+// the kernel. A flow that is idle holds neither buffer nor pipe.
+func TCP(ctx context.Context, a, b datapath.Conn) Stats {
+	f := &stream{a: side{Conn: a}, b: side{Conn: b}}
+	f.running.Store(2)
+	tune(a)
+	tune(b)
+
+	aborted := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(aborted)
+		f.reset()
+	})
+	var stats Stats
+	var other sync.WaitGroup
+	other.Go(func() { stats.BToA = f.carry(&f.b, &f.a) })
+	stats.AToB = f.carry(&f.a, &f.b)
+	other.Wait()
+	if !stop() {
+		<-aborted
+	}
+	return stats
+}
+
+// stream is one relayed TCP flow.
+type stream struct {
+	a, b    side
+	running atomic.Int32 // directions that no FIN has ended yet
+	closing sync.Once
+}
+
+// side is one connection of a stream.
+type side struct {
+	datapath.Conn
+	shut atomic.Bool // set before we send a FIN on it
+}
+
+// carry runs the direction from src to dst and returns the bytes written.
+func (f *stream) carry(src, dst *side) int64 {
+	n, err := f.transfer(src, dst)
+	if err != nil || hidesReset(src) {
+		f.reset()
+		return n
+	}
+	dst.shut.Store(true)
+	if err := dst.CloseWrite(); err != nil {
+		f.reset()
+		return n
+	}
+	if f.running.Add(-1) == 0 {
+		f.close()
+		return n
+	}
+	if watch(src.Conn) {
+		f.reset()
+	}
+	return n
+}
+
+// close ends a flow whose directions both saw their FIN.
+func (f *stream) close() {
+	f.closing.Do(func() {
+		_ = f.a.Close() // the far ends have everything; there is nobody to tell
+		_ = f.b.Close()
+	})
+}
+
+// reset ends both sides with an RST.
+func (f *stream) reset() {
+	f.closing.Do(func() {
+		abort(f.a.Conn)
+		abort(f.b.Conn)
+	})
+}
+
+// abort closes conn with an RST where its kind can send one.
+func abort(conn datapath.Conn) {
+	if c, ok := conn.(interface{ SetLinger(sec int) error }); ok {
+		_ = c.SetLinger(0) // fails only on a socket that is gone already
+	}
+	_ = conn.Close()
+}
+
+// tune sets what every relayed TCP socket gets. TCP_NODELAY is Go's default.
+func tune(conn datapath.Conn) {
+	tcp, ok := conn.(*net.TCPConn)
+	if !ok {
+		return
+	}
+	_ = tcp.SetKeepAliveConfig(keepAlive) // a socket that refuses it still relays
+	limitQueue(tcp)
+}

@@ -1,0 +1,336 @@
+package relay
+
+import (
+	"container/list"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// Theory of operation
+//
+// An association is one host socket for one source (a container's address and
+// port) and one family of the far side. Every peer sees the source as the same
+// host port (RFC 4787, endpoint-independent mapping), so STUN and QUIC work. A
+// datagram from outside passes only when the source has sent to its address
+// before (RFC 4787, address-dependent filtering): a port that nobody published
+// stays closed to strangers.
+//
+//	state      begins                               ends after being idle for
+//	fresh      first datagram of the source         Idle
+//	stream     an answer came, and the association  StreamIdle
+//	           is in use 2 s after it began
+//
+// Linux's connection tracking makes the same difference in the same way: a DNS
+// query and its answer are soon forgotten, a call or a tunnel is not. At the
+// bound the association that has been idle longest goes first.
+const (
+	// defaultIdle is nf_conntrack_udp_timeout.
+	defaultIdle = 30 * time.Second
+	// defaultStreamIdle is what RFC 4787, REQ-5 recommends.
+	defaultStreamIdle = 5 * time.Minute
+	// streamAfter is conntrack's, too.
+	streamAfter = 2 * time.Second
+	// maxPeers bounds the addresses one association remembers; peer-to-peer
+	// programs speak to thousands from one socket.
+	maxPeers = 4096
+	// udpBuffer asks for more than the usual 208 KiB, of which three of the
+	// largest datagrams fit. The kernel lowers it to net.core.{r,w}mem_max.
+	udpBuffer = 1 << 20
+)
+
+// UDPConfig says where datagrams go and when associations end. Zero values of
+// the numbers stand for the defaults.
+type UDPConfig struct {
+	// Reply takes a datagram that peer sent to source. It must not keep payload.
+	Reply func(source, peer netip.AddrPort, payload []byte)
+	// Refused takes an ICMP error about a datagram of source to peer; payload is
+	// as much of that datagram as the error quotes. It must not keep payload.
+	Refused func(source, peer netip.AddrPort, payload []byte, reason error)
+
+	Max        int           // associations, at least 1; default: what descriptors allow
+	Idle       time.Duration // of a fresh association
+	StreamIdle time.Duration // of a stream
+	Log        *slog.Logger
+}
+
+// UDP is the table of associations. Its methods are safe for concurrent use.
+type UDP struct {
+	cfg     UDPConfig
+	readers sync.WaitGroup // one for each association, and the janitor
+	done    chan struct{}  // closed by Close
+	filled  chan struct{}  // tells the janitor that the table is no longer empty
+
+	mu     sync.Mutex
+	table  map[udpKey]*association // guarded by mu; nil after Close
+	fresh  *list.List              // guarded by mu; *association, longest idle first
+	stream *list.List              // guarded by mu; the same
+}
+
+// udpKey names an association.
+type udpKey struct {
+	source netip.AddrPort
+	six    bool // the far side's family; a source may use both for the host
+}
+
+// association is one host socket.
+type association struct {
+	key   udpKey
+	conn  *net.UDPConn
+	began time.Time
+	ended atomic.Bool
+
+	// Guarded by UDP.mu.
+	last     time.Time
+	answered bool
+	in       *list.List    // fresh or stream
+	place    *list.Element // in that list
+	peers    map[netip.Addr]struct{}
+}
+
+// NewUDP returns an empty table. Close ends it.
+func NewUDP(cfg UDPConfig) *UDP {
+	if cfg.Max <= 0 {
+		cfg.Max = defaultMax()
+	}
+	if cfg.Idle <= 0 {
+		cfg.Idle = defaultIdle
+	}
+	if cfg.StreamIdle <= 0 {
+		cfg.StreamIdle = defaultStreamIdle
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	u := &UDP{
+		cfg:    cfg,
+		done:   make(chan struct{}),
+		filled: make(chan struct{}, 1),
+		table:  make(map[udpKey]*association),
+		fresh:  list.New(),
+		stream: list.New(),
+	}
+	u.readers.Go(u.expireAll)
+	return u
+}
+
+// Close ends every association and returns when nothing of the table runs.
+// It must not be called from Reply or Refused.
+func (u *UDP) Close() error {
+	u.mu.Lock()
+	open := u.table
+	u.table = nil
+	u.mu.Unlock()
+	if open == nil {
+		return nil
+	}
+	close(u.done)
+	for _, a := range open {
+		a.end()
+	}
+	u.readers.Wait()
+	return nil
+}
+
+// Len returns the number of associations.
+func (u *UDP) Len() int {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return len(u.table)
+}
+
+// Send sends payload from source's host socket to peer, which may differ from
+// the address that the machine used. It does not block: a datagram that the
+// kernel has no room for is lost. An error is what the host's kernel says about
+// this datagram; errors that arrive later go to Refused.
+func (u *UDP) Send(source, peer netip.AddrPort, payload []byte) error {
+	for range 2 {
+		a, err := u.obtain(source, peer)
+		switch {
+		case exhausted(err):
+			u.cfg.Log.Debug("datagram lost, the host has no socket left", "source", source, "error", err)
+			return nil
+		case err != nil:
+			return err
+		}
+		err = a.send(peer, payload)
+		if !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		// It ended between the two calls: once more with a new one.
+	}
+	return nil
+}
+
+// obtain returns the association for source and peer, made if need be, and
+// counts the datagram that is about to be sent.
+func (u *UDP) obtain(source, peer netip.AddrPort) (*association, error) {
+	key := udpKey{source: source, six: peer.Addr().Is6()}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.table == nil {
+		return nil, net.ErrClosed
+	}
+	a := u.table[key]
+	if a == nil {
+		var err error
+		if a, err = u.addLocked(key); err != nil {
+			return nil, err
+		}
+	}
+	a.rememberLocked(peer.Addr())
+	u.touchLocked(a, time.Now())
+	return a, nil
+}
+
+// addLocked makes room if need be, opens a socket and starts its reader. When
+// the host has none left it makes room for the next datagram; this one is lost.
+func (u *UDP) addLocked(key udpKey) (*association, error) {
+	for len(u.table) >= u.cfg.Max {
+		u.endLocked(u.oldestLocked())
+	}
+	conn, err := listenUDP(key.six)
+	if exhausted(err) && len(u.table) > 0 {
+		u.endLocked(u.oldestLocked())
+	}
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	a := &association{key: key, conn: conn, began: now, last: now, in: u.fresh}
+	a.place = u.fresh.PushBack(a)
+	if u.table[key] = a; len(u.table) == 1 {
+		select {
+		case u.filled <- struct{}{}:
+		default:
+		}
+	}
+	u.readers.Go(func() {
+		u.read(a)
+		_ = conn.Close() // a datagram socket has nothing left to say
+	})
+	return a, nil
+}
+
+// exhausted reports that descriptors or ports have run out.
+func exhausted(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) ||
+		errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, syscall.ENOBUFS)
+}
+
+// rememberLocked lets answers of peer pass from now on.
+func (a *association) rememberLocked(peer netip.Addr) {
+	if _, known := a.peers[peer]; known {
+		return
+	}
+	if a.peers == nil {
+		a.peers = make(map[netip.Addr]struct{}, 1)
+	}
+	if len(a.peers) >= maxPeers {
+		for any := range a.peers { // which one goes matters little at this size
+			delete(a.peers, any)
+			break
+		}
+	}
+	a.peers[peer] = struct{}{}
+}
+
+// touchLocked notes that a was used, and moves it to the end of its list.
+func (u *UDP) touchLocked(a *association, now time.Time) {
+	a.last = now
+	if a.in == u.fresh && a.answered && now.Sub(a.began) >= streamAfter {
+		u.fresh.Remove(a.place)
+		a.in, a.place = u.stream, u.stream.PushBack(a)
+		return
+	}
+	a.in.MoveToBack(a.place)
+}
+
+// oldestLocked returns the association that has been idle longest. The table
+// must not be empty.
+func (u *UDP) oldestLocked() *association {
+	fresh, stream := front(u.fresh), front(u.stream)
+	if stream == nil || fresh != nil && fresh.last.Before(stream.last) {
+		return fresh
+	}
+	return stream
+}
+
+// endLocked takes a out of the table.
+func (u *UDP) endLocked(a *association) {
+	a.in.Remove(a.place)
+	delete(u.table, a.key)
+	a.end()
+}
+
+// end makes the reader stop, which closes the socket. Closing it here could
+// wait for a reader that waits for the table's lock, or for its own callback.
+func (a *association) end() {
+	a.ended.Store(true)
+	_ = a.conn.SetReadDeadline(time.Unix(1, 0)) // fails only when the reader has stopped
+}
+
+// arrived tells whether a datagram from peer may pass to a's source.
+func (u *UDP) arrived(a *association, peer netip.Addr) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if _, known := a.peers[peer]; !known || a.ended.Load() {
+		return false
+	}
+	a.answered = true
+	u.touchLocked(a, time.Now())
+	return true
+}
+
+// expireAll ends associations as they become idle, until Close.
+func (u *UDP) expireAll() {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-u.done:
+			return
+		case <-timer.C:
+		case <-u.filled:
+		}
+		if wait := u.expire(time.Now()); wait > 0 {
+			timer.Reset(wait)
+		}
+	}
+}
+
+// expire ends what has been idle for too long and returns the time until the
+// next can be; 0 means that the table is empty.
+func (u *UDP) expire(now time.Time) time.Duration {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.table == nil {
+		return 0
+	}
+	var next time.Duration
+	for in, idle := range map[*list.List]time.Duration{u.fresh: u.cfg.Idle, u.stream: u.cfg.StreamIdle} {
+		a := front(in)
+		for ; a != nil && now.Sub(a.last) >= idle; a = front(in) {
+			u.endLocked(a)
+		}
+		if a == nil {
+			continue
+		}
+		if left := a.last.Add(idle).Sub(now); next == 0 || left < next {
+			next = left
+		}
+	}
+	return next
+}
+
+func front(of *list.List) *association {
+	if e := of.Front(); e != nil {
+		return e.Value.(*association)
+	}
+	return nil
+}

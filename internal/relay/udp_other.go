@@ -1,0 +1,48 @@
+//go:build !linux
+
+package relay
+
+import (
+	"net"
+	"net/netip"
+)
+
+// defaultMax stays below the descriptors that other systems allow by default.
+func defaultMax() int { return 4096 }
+
+// listenUDP opens a socket on a port of the kernel's choice. Here it does not
+// learn which peer refused.
+func listenUDP(six bool) (*net.UDPConn, error) {
+	network := "udp4"
+	if six {
+		network = "udp6"
+	}
+	conn, err := net.ListenUDP(network, nil)
+	if err != nil {
+		return nil, err
+	}
+	_ = conn.SetReadBuffer(udpBuffer) // a smaller buffer serves, too
+	_ = conn.SetWriteBuffer(udpBuffer)
+	return conn, nil
+}
+
+func (a *association) send(peer netip.AddrPort, payload []byte) error {
+	_, err := a.conn.WriteToUDPAddrPort(payload, peer)
+	return err
+}
+
+// read passes on what arrives on a's socket until it is closed. It holds its
+// buffer while idle.
+func (u *UDP) read(a *association) {
+	buf := buffers.Get().(*[bufferSize]byte)
+	defer buffers.Put(buf)
+	for {
+		n, peer, err := a.conn.ReadFromUDPAddrPort(buf[:])
+		if err != nil {
+			return
+		}
+		if u.arrived(a, peer.Addr().Unmap()) {
+			u.cfg.Reply(a.key.source, netip.AddrPortFrom(peer.Addr().Unmap(), peer.Port()), buf[:n])
+		}
+	}
+}
