@@ -73,7 +73,7 @@ func NewNameWatcher(resolverFile, hostsFile string, log *slog.Logger) (*NameWatc
 }
 
 // NameConfig implements NameSource. A change is seen within a second whether or
-// not Run is running.
+// not Run is running; that a file is gone or empty, emptyGrace later.
 func (w *NameWatcher) NameConfig() *NameConfig {
 	now, last := int64(time.Since(w.started)), w.checked.Load()
 	if now-last >= int64(recheckEvery) && w.checked.CompareAndSwap(last, now) && w.stale() {
@@ -167,5 +167,9 @@ func (w *NameWatcher) reload() (unsettled bool) {
 		w.current.Store(&next)
 		w.log.Debug("name files read", "servers", next.Resolver.Servers, "hosts", len(next.Hosts.addrs))
 	}
-	return w.resolver.doubted || w.hosts.doubted
+	unsettled = w.resolver.doubted || w.hosts.doubted
+	if unsettled {
+		w.checked.Store(int64(now + emptyGrace - recheckEvery))
+	}
+	return unsettled
 }
