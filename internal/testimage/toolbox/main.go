@@ -1,0 +1,83 @@
+//go:build linux
+
+// Command toolbox is what end-to-end tests run inside containers, and in the
+// lab's namespaces: small network clients and servers whose outcome is one line
+// of JSON, a testimage.Result. A command that did what it should exits with 0,
+// with another outcome with 1; wrong usage is 2. For tests only.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"os/signal"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/portolan-net/portolan/internal/testimage"
+)
+
+// A command is given its arguments, fills in what it found and returns what
+// went wrong. The error decides the outcome unless the command did.
+type command struct {
+	usage string
+	run   func(ctx context.Context, args []string, r *testimage.Result) error
+}
+
+var commands = map[string]command{
+	"web":         {"[-addr :80] [-name NAME]: HTTP server: /, /ip, /bytes/N, POST /sha256", web},
+	"echo-tcp":    {"[-addr :7] [-mode echo|after-eof|rst|whoami|silent]: a line for each connection that ended", echoTCP},
+	"echo-udp":    {"[-addr :7] [-mode echo|whoami|silent]: a line for each new client", echoUDP},
+	"get":         {"URL [-timeout 10s]: HTTP request", get},
+	"dial":        {"tcp|udp ADDR [-from ADDR] [-send N] [-expect-echo] [-timeout 10s]", dial},
+	"udp-send":    {"ADDR [-size 100] [-timeout 5s] [-from ADDR]: one datagram, whose echo must come back whole", udpSend},
+	"ping":        {"IP [-count 1] [-size 56] [-ttl N] [-raw] [-timeout 5s]: ICMP echo", ping},
+	"lookup":      {"NAME [TYPE] [-server IP[:PORT]] [-tcp] [-bufsize 1232] [-timeout 10s]: without TYPE as programs do", lookup},
+	"stream-send": {"ADDR [-bytes N] [-listen] [-timeout 10m]: sends, then waits for the receiver's digest", streamSend},
+	"stream-recv": {"ADDR [-listen] [-timeout 10m]: receives until FIN, then sends the digest back", streamRecv},
+	"half-close":  {"ADDR [-send 16] [-timeout 10s]: FIN first, then expects the echo and FIN", halfClose},
+	"rst":         {"ADDR [-send 1] [-timeout 10s]: connects, sends, waits for the echo, resets", rst},
+	"forge-udp":   {"-src IP -dst ADDR [-sport N] [-payload TEXT] [-count 1]: a datagram with a source of your choice", forgeUDP},
+	"ifaces":      {": interfaces and addresses", ifaces},
+	"sleep":       {"DURATION: until then or SIGTERM", sleep},
+	"true":        {": nothing", nothing},
+}
+
+func main() {
+	if len(os.Args) < 2 {
+		usage()
+	}
+	cmd, ok := commands[os.Args[1]]
+	if !ok {
+		usage()
+	}
+	//nolint:forbidigo // this is main
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+
+	result := testimage.Result{Command: os.Args[1]}
+	start := time.Now()
+	err := cmd.run(ctx, os.Args[2:], &result)
+	result.Elapsed = time.Since(start).Milliseconds()
+	conclude(&result, err)
+	emit(result)
+	if result.Outcome != testimage.OK && result.Outcome != testimage.Connected {
+		os.Exit(1) //nolint:forbidigo,gocritic // this is main
+	}
+}
+
+// emit writes one line to the standard output.
+func emit(r testimage.Result) {
+	_ = json.NewEncoder(os.Stdout).Encode(r)
+}
+
+func usage() {
+	fmt.Fprintln(os.Stderr, "usage: toolbox COMMAND ...")
+	for _, name := range slices.Sorted(maps.Keys(commands)) {
+		fmt.Fprintln(os.Stderr, " ", name, commands[name].usage)
+	}
+	os.Exit(2) //nolint:forbidigo // this is main
+}
