@@ -2,19 +2,25 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
-	"net/netip"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/portolan-net/portolan/internal/api"
+	"github.com/portolan-net/portolan/internal/agentlink"
+	"github.com/portolan-net/portolan/internal/datapath"
 	"github.com/portolan-net/portolan/internal/engine"
 	"github.com/portolan-net/portolan/internal/guest"
 	"github.com/portolan-net/portolan/internal/profile"
+	"github.com/portolan-net/portolan/internal/relay"
+	"github.com/portolan-net/portolan/internal/shim"
 	"github.com/portolan-net/portolan/internal/spec"
 )
 
@@ -38,8 +44,38 @@ func Run(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	daemon := agentlink.NewClient(filepath.Join(profile.SharedMount, filepath.Base(cfg.Profile.AgentSocket())), log)
+	shims := shim.NewRegistry(shim.Config{
+		Daemon: daemon, Log: log,
+		Relay: func(ctx context.Context, client, container datapath.Conn) { relay.TCP(ctx, client, container) },
+	})
+	told := newReport(daemon)
+	supervisor := newSupervisor(cfg, proxy, told, log)
+	listener, err := listenShims()
+	if err != nil {
+		return err
+	}
 	group, ctx := errgroup.WithContext(ctx)
-	supervisor := &engine.Supervisor{
+	group.Go(func() error { return shims.Serve(ctx, listener) })
+	group.Go(func() error {
+		daemon.Run(ctx, func(ctx context.Context) {
+			var pushing sync.WaitGroup
+			pushing.Go(func() { told.push(ctx) })
+			shims.Sync(ctx)
+			pushing.Wait()
+		})
+		return nil
+	})
+	group.Go(func() error { return supervisor.Run(ctx) })
+	group.Go(func() error { return serveShutdown(ctx, profile.SharedMount, supervisor.Shutdown, log) })
+	group.Go(func() error { return guest.FollowMirrors(ctx, log) })
+	group.Go(func() error { return guest.FollowNames(ctx, log) })
+	group.Go(func() error { return guest.WatchNetworks(ctx, told.setNetworks, log) })
+	return group.Wait()
+}
+
+func newSupervisor(cfg spec.Machine, proxy string, told *report, log *slog.Logger) *engine.Supervisor {
+	return &engine.Supervisor{
 		Layout: engine.Layout{
 			RuntimeDir: guest.AgentDir,
 			Socket:     filepath.Join(profile.SharedMount, filepath.Base(cfg.Profile.EngineSocket())),
@@ -52,15 +88,21 @@ func Run(ctx context.Context, log *slog.Logger) error {
 		LogDir:  cfg.Profile.LogDir(),
 		Source:  cfg.EngineSource,
 		Version: cfg.EngineVersion,
-		Report:  func(api.Engine) {},
+		Report:  told.setEngine,
 		Log:     log,
 	}
-	group.Go(func() error { return supervisor.Run(ctx) })
-	group.Go(func() error { return serveShutdown(ctx, profile.SharedMount, supervisor.Shutdown, log) })
-	group.Go(func() error { return guest.FollowMirrors(ctx, log) })
-	group.Go(func() error { return guest.FollowNames(ctx, log) })
-	group.Go(func() error { return guest.WatchNetworks(ctx, func([]netip.Prefix) {}, log) })
-	return group.Wait()
+}
+
+// listenShims listens where shims find the agent, in place of an earlier one.
+func listenShims() (*net.UnixListener, error) {
+	if err := os.Remove(ShimSocket); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: ShimSocket, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("listen to shims: %w", err)
+	}
+	return listener, nil
 }
 
 // linkProxy gives this binary the name that the engine runs.

@@ -9,37 +9,53 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync"
 	"time"
-
-	"github.com/portolan-net/portolan/internal/api"
 )
 
-// serveControl serves the control API on listener until ctx ends. down is
-// called once for POST /v1/down and must return when the machine is gone.
-func serveControl(ctx context.Context, listener net.Listener, status func(context.Context) api.Status, down func(context.Context) error, log *slog.Logger) error {
+// control is the control API. It is there from the first moment to the last,
+// so that a stop can be asked for, and answered, at any time.
+type control struct {
+	server *http.Server
+	served sync.WaitGroup
+}
+
+// startControl serves the control API until Close.
+func (d *daemon) startControl() (*control, error) {
+	listener, err := listenSocket(d.Profile.ControlSocket())
+	if err != nil {
+		return nil, err
+	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) {
-		answer(w, http.StatusOK, status(r.Context()), log)
+		answer(w, http.StatusOK, d.status(r.Context()), d.Log)
 	})
 	mux.HandleFunc("POST /v1/down", func(w http.ResponseWriter, r *http.Request) {
 		// The caller may go away; what was begun is finished.
-		if err := down(context.WithoutCancel(r.Context())); err != nil {
-			answer(w, http.StatusInternalServerError, map[string]string{"error": err.Error()}, log)
+		if err := d.Down(context.WithoutCancel(r.Context())); err != nil {
+			answer(w, http.StatusInternalServerError, map[string]string{"error": err.Error()}, d.Log)
 			return
 		}
-		answer(w, http.StatusOK, struct{}{}, log)
+		answer(w, http.StatusOK, struct{}{}, d.Log)
 	})
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: time.Second}
-	stop := context.AfterFunc(ctx, func() {
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		_ = server.Shutdown(grace)
+	c := &control{server: &http.Server{Handler: mux, ReadHeaderTimeout: time.Second}}
+	c.served.Go(func() {
+		if err := c.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			d.Log.Error("serve control socket", "err", err)
+		}
 	})
-	defer stop()
-	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve control socket: %w", err)
-	}
-	return nil
+	return c, nil
+}
+
+// closeTimeout bounds how long the last answers may take.
+const closeTimeout = 2 * time.Second
+
+// Close lets the requests under way be answered first.
+func (c *control) Close(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancel()
+	_ = c.server.Shutdown(ctx) // what is left then ends with the process
+	c.served.Wait()
 }
 
 func answer(w http.ResponseWriter, code int, body any, log *slog.Logger) {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -28,11 +29,11 @@ const readyLine = "ready"
 // reports readyLine or the reason of a failure on ready, and returns when the
 // machine has ended or somebody asked for its end. Nothing of the machine is
 // left then.
-func RunHelper(ctx context.Context, p profile.Profile, ready io.WriteCloser, log *slog.Logger) error {
+func RunHelper(ctx context.Context, sharedDir string, ready io.WriteCloser, log *slog.Logger) error {
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
 	defer stop()
 	signal.Ignore(unix.SIGHUP, unix.SIGPIPE)
-	err := runHelper(ctx, p, ready, log)
+	err := runHelper(ctx, sharedDir, ready, log)
 	if err != nil {
 		fmt.Fprintln(ready, err)
 	}
@@ -40,11 +41,17 @@ func RunHelper(ctx context.Context, p profile.Profile, ready io.WriteCloser, log
 	return err
 }
 
-func runHelper(ctx context.Context, p profile.Profile, ready io.WriteCloser, log *slog.Logger) (err error) {
-	cfg, err := spec.Load(p.SharedDir())
+func runHelper(ctx context.Context, sharedDir string, ready io.WriteCloser, log *slog.Logger) (err error) {
+	cfg, err := spec.Load(sharedDir)
 	if err != nil {
 		return err
 	}
+	p := cfg.Profile
+	lock, err := lockState(p)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: p.HelperSocket(), Net: "unix"})
 	if err != nil {
 		return fmt.Errorf("listen on %s: %w", p.HelperSocket(), err)
@@ -125,13 +132,31 @@ func startInit(cfg spec.Machine) (init *exec.Cmd, release func() error, err erro
 }
 
 func record(cfg spec.Machine, initPID int) error {
-	helper, err := Identify(os.Getpid())
+	helper, err := identify(os.Getpid())
 	if err != nil {
 		return err
 	}
-	init, err := Identify(initPID)
+	init, err := identify(initPID)
 	if err != nil {
 		return err
 	}
 	return saveRecord(cfg.Profile, Record{Version: cfg.Version, Helper: helper, Init: init})
+}
+
+// lockState takes the state directory for this machine alone: two engines in
+// one directory would destroy it. The lock goes with the helper.
+func lockState(p profile.Profile) (*os.File, error) {
+	path := filepath.Join(p.StateDir, "lock")
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		err = fmt.Errorf("state directory %s: another machine uses it; take that one down, or set PORTOLAN_STATE_DIR", p.StateDir)
+	}
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return file, nil
 }

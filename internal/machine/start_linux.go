@@ -20,7 +20,8 @@ import (
 	"github.com/portolan-net/portolan/internal/spec"
 )
 
-// HelperCommand is the hidden command of portolan that runs RunHelper.
+// HelperCommand is the hidden command of portolan that runs RunHelper; its one
+// argument is the shared directory.
 const HelperCommand = "router-helper"
 
 // Start makes the machine that cfg describes and returns when its PID 1 runs
@@ -48,7 +49,7 @@ func Start(ctx context.Context, cfg spec.Machine) (Record, error) {
 	}
 	defer report.Close()
 
-	helper := exec.Command(self, "--profile", cfg.Profile.Name, HelperCommand)
+	helper := exec.Command(self, HelperCommand, cfg.Profile.SharedDir())
 	helper.Stderr = logFile
 	helper.ExtraFiles = []*os.File{ready}
 	helper.Dir = "/"
@@ -88,7 +89,7 @@ const stopWait = 10 * time.Second
 
 // Stop ends the profile's machine through its helper, or by force when the
 // helper is gone or does not answer. It returns nil when there was none.
-func Stop(ctx context.Context, p profile.Profile) error {
+func Stop(p profile.Profile) error {
 	r, err := LoadRecord(p)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -97,9 +98,7 @@ func Stop(ctx context.Context, p profile.Profile) error {
 		return err
 	}
 	if r.Helper.Alive() {
-		ctx, cancel := context.WithTimeout(ctx, stopWait)
-		defer cancel()
-		if err := router.Stop(ctx, p.HelperSocket()); err == nil && waitGone(r.Helper, stopWait) == nil {
+		if err := router.Stop(p.HelperSocket()); err == nil && waitGone(r.Helper, stopWait) == nil {
 			return nil
 		}
 	}

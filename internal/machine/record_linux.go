@@ -2,6 +2,7 @@ package machine
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/portolan-net/portolan/internal/profile"
 	"github.com/portolan-net/portolan/internal/spec"
@@ -54,8 +57,8 @@ func saveRecord(p profile.Profile, r Record) error {
 	return spec.WriteFile(recordPath(p), text)
 }
 
-// Identify describes a live process.
-func Identify(pid int) (Process, error) {
+// identify describes a live process.
+func identify(pid int) (Process, error) {
 	ticks, err := startTicks(pid)
 	return Process{PID: pid, StartTicks: ticks, Since: time.Now()}, err
 }
@@ -88,4 +91,41 @@ func startTicks(pid int) (uint64, error) {
 		return 0, errZombie
 	}
 	return strconv.ParseUint(string(fields[start]), 10, 64)
+}
+
+// AwaitEnd returns when the helper or the machine's PID 1 has ended, and which,
+// or when ctx has.
+func (r Record) AwaitEnd(ctx context.Context) (string, error) {
+	names := []string{"router helper", "machine"}
+	var poll []unix.PollFd
+	for _, process := range []Process{r.Helper, r.Init} {
+		fd, err := unix.PidfdOpen(process.PID, 0)
+		if err != nil || !process.Alive() {
+			return names[len(poll)], nil
+		}
+		defer unix.Close(fd)
+		poll = append(poll, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+	}
+	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		return "", fmt.Errorf("watch machine: %w", err)
+	}
+	defer unix.Close(wake)
+	stop := context.AfterFunc(ctx, func() { _, _ = unix.Write(wake, []byte{1, 0, 0, 0, 0, 0, 0, 0}) })
+	defer stop()
+	poll = append(poll, unix.PollFd{Fd: int32(wake), Events: unix.POLLIN})
+	for {
+		if _, err := unix.Poll(poll, -1); err != nil && !errors.Is(err, unix.EINTR) {
+			return "", fmt.Errorf("watch machine: %w", err)
+		}
+		for i, p := range poll {
+			if p.Revents == 0 {
+				continue
+			}
+			if i == len(names) {
+				return "", nil
+			}
+			return names[i], nil
+		}
+	}
 }

@@ -1,0 +1,228 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/portolan-net/portolan/internal/agent"
+	"github.com/portolan-net/portolan/internal/api"
+	"github.com/portolan-net/portolan/internal/engine"
+	"github.com/portolan-net/portolan/internal/machine"
+	"github.com/portolan-net/portolan/internal/profile"
+	"github.com/portolan-net/portolan/internal/publish"
+	"github.com/portolan-net/portolan/internal/spec"
+)
+
+// Options say what one daemon serves.
+type Options struct {
+	Profile   profile.Profile
+	Version   string
+	Engine    engine.Choice
+	EngineDir string // the bundled engine
+	AgentPath string // the portolan-agent binary
+	// Progress gets one api.Step after the other as JSON lines and is closed
+	// when the daemon is ready or has failed; nil when nobody listens.
+	Progress io.WriteCloser
+	Log      *slog.Logger
+}
+
+type daemon struct {
+	Options
+	progress *progress
+	started  time.Time
+	binaries engine.Binaries
+	spec     spec.Machine
+	record   machine.Record
+
+	ready    chan struct{}      // closed when the engine first answers
+	down     context.CancelFunc // ends the services and takes the machine down
+	gone     chan struct{}      // closed when the machine has been taken down
+	downOnce sync.Once
+	downErr  error // valid once gone is closed
+
+	mu     sync.Mutex // guards what follows
+	engine api.Engine
+	state  api.State
+	ports  *publish.Table
+}
+
+// errDown is why the services end when the machine goes with the daemon.
+var errDown = errors.New("machine taken down")
+
+// Run serves the profile's machine until ctx ends, somebody asks for its end,
+// or it fails. The caller holds the profile's lock.
+func Run(ctx context.Context, o Options) (err error) {
+	d := &daemon{
+		Options: o, progress: newProgress(o.Progress), started: time.Now(), state: api.Starting,
+		ready: make(chan struct{}), gone: make(chan struct{}),
+	}
+	defer func() { d.progress.finish(err) }()
+	if err := d.prepare(ctx); err != nil {
+		return err
+	}
+	if err := d.progress.step("machine", func() error { return d.openMachine(ctx) }); err != nil {
+		return errors.Join(err, d.removeRunDir())
+	}
+	serveCtx, down := context.WithCancelCause(ctx)
+	defer down(nil)
+	d.down = func() { down(errDown) }
+	control, err := d.startControl()
+	if err != nil {
+		return errors.Join(err, d.close(context.WithoutCancel(ctx)))
+	}
+	defer control.Close(ctx)
+	err = d.serve(serveCtx)
+	d.setState(api.Stopping)
+	asked := context.Cause(serveCtx) != nil
+	if asked && d.isReady() {
+		err = nil
+	}
+	if asked || !d.isReady() {
+		err = errors.Join(err, d.close(context.WithoutCancel(ctx)))
+	}
+	return err
+}
+
+// prepare makes the directories and finds the engine.
+func (d *daemon) prepare(ctx context.Context) error {
+	p := d.Profile
+	for _, dir := range []string{p.RunDir, p.SharedDir(), p.StateDir, p.LogDir(), p.EngineDir()} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("make directory: %w", err)
+		}
+	}
+	return d.progress.step("engine found", func() (err error) {
+		d.binaries, err = engine.Find(ctx, d.Options.Engine, d.EngineDir)
+		return err
+	})
+}
+
+// openMachine takes over the machine that runs, or starts one.
+func (d *daemon) openMachine(ctx context.Context) error {
+	record, err := machine.LoadRecord(d.Profile)
+	if err == nil && record.Helper.Alive() && record.Init.Alive() {
+		d.record = record
+		d.spec, err = spec.Load(d.Profile.SharedDir())
+		return err
+	}
+	if err == nil {
+		d.Log.Warn("clear remains of an earlier machine", "helper", record.Helper.PID, "init", record.Init.PID)
+		err = machine.ForceDown(d.Profile, record)
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	routes, err := hostRoutes()
+	if err != nil {
+		return err
+	}
+	link, err := chooseLink(routes)
+	if err != nil {
+		return err
+	}
+	d.spec = spec.Machine{
+		Profile: d.Profile, Version: d.Version, Link: link, AgentPath: d.AgentPath,
+		EngineBin: d.binaries.Dir, EngineSource: d.binaries.Source, EngineVersion: d.binaries.Version,
+		HostRoutes: routes,
+	}
+	d.record, err = machine.Start(ctx, d.spec)
+	return err
+}
+
+// serve runs all services until one fails or ctx ends.
+func (d *daemon) serve(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	if err := d.startServices(ctx, group); err != nil {
+		d.down() // the services that were started end
+		return errors.Join(err, group.Wait())
+	}
+	group.Go(func() error {
+		return d.progress.step("engine ready", func() error { return d.awaitReady(ctx) })
+	})
+	return group.Wait()
+}
+
+// readyTimeout bounds how long the engine may take to answer.
+const readyTimeout = 60 * time.Second
+
+func (d *daemon) awaitReady(ctx context.Context) error {
+	select {
+	case <-d.ready:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(readyTimeout):
+		return fmt.Errorf("engine does not answer after %s: %s", readyTimeout, d.engineTrouble())
+	}
+	d.setState(api.Running)
+	d.progress.finish(nil)
+	return nil
+}
+
+// Down takes the machine down and returns when it is gone; the daemon ends soon
+// after. It may be called more than once.
+func (d *daemon) Down(ctx context.Context) error {
+	d.setState(api.Stopping)
+	d.down()
+	select {
+	case <-d.gone:
+		return d.downErr
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// engineStopTimeout bounds the orderly end of containers and engine: dockerd's
+// own bound for a container is 10 s unless the container says otherwise.
+const engineStopTimeout = 30 * time.Second
+
+// close takes the machine down, first in order, then for certain.
+func (d *daemon) close(ctx context.Context) error {
+	d.downOnce.Do(func() {
+		defer close(d.gone)
+		if d.isReady() {
+			stopCtx, cancel := context.WithTimeout(ctx, engineStopTimeout)
+			defer cancel()
+			if err := agent.Shutdown(stopCtx, d.Profile.SharedDir()); err != nil {
+				d.Log.Warn("stop engine in order", "err", err)
+			}
+		}
+		d.downErr = errors.Join(machine.Stop(d.Profile), d.removeRunDir())
+	})
+	return d.downErr
+}
+
+// removeRunDir removes what only a running machine needs.
+func (d *daemon) removeRunDir() error {
+	p := d.Profile
+	for _, path := range []string{p.DockerSocket(), p.SharedDir()} {
+		if err := os.RemoveAll(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *daemon) isReady() bool {
+	select {
+	case <-d.ready:
+		return true
+	default:
+		return false
+	}
+}
+
+func (d *daemon) setState(state api.State) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.state != api.Stopping {
+		d.state = state
+	}
+}

@@ -1,0 +1,99 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/portolan-net/portolan/internal/agentlink"
+	"github.com/portolan-net/portolan/internal/api"
+	"github.com/portolan-net/portolan/internal/datapath"
+	"github.com/portolan-net/portolan/internal/dns"
+	"github.com/portolan-net/portolan/internal/egress"
+	"github.com/portolan-net/portolan/internal/publish"
+	"github.com/portolan-net/portolan/internal/relay"
+	"github.com/portolan-net/portolan/internal/router"
+	"github.com/portolan-net/portolan/internal/system"
+)
+
+// startServices joins the parts and starts them in group. What was started
+// before an error ends with ctx.
+func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error {
+	names, err := system.NewNameWatcher("", "", d.Log.With("part", "names"))
+	if err != nil {
+		return err
+	}
+	resolver := dns.New(dns.Config{Link: d.spec.Link, Source: names, Log: d.Log.With("part", "dns")})
+	path, err := router.Attach(ctx, d.Profile.HelperSocket(), d.spec.Link, d.Log.With("part", "router"))
+	if err != nil {
+		return err
+	}
+	out := egress.New(egress.Config{
+		Link: d.spec.Link, DNS: resolver, Machine: path, Log: d.Log.With("part", "egress"),
+	})
+	link := &agentSide{daemon: d, path: path}
+	link.Table = publish.New(publish.Config{
+		Link: d.spec.Link, Machine: path, Log: d.Log.With("part", "publish"),
+		Networks: link.networks,
+		Relay:    func(ctx context.Context, client, container datapath.Conn) { relay.TCP(ctx, client, container) },
+	})
+	d.setPorts(link.Table)
+
+	group.Go(func() error { return names.Run(ctx) })
+	group.Go(func() error { return resolver.Run(ctx) })
+	group.Go(func() error {
+		defer out.Close()
+		defer path.Close()
+		defer link.Close()
+		return path.Run(ctx, out)
+	})
+	agents, err := listenSocket(d.Profile.AgentSocket())
+	if err != nil {
+		return err
+	}
+	group.Go(func() error { return agentlink.Serve(ctx, agents, link, d.Log.With("part", "agents")) })
+	users, err := listenSocket(d.Profile.DockerSocket())
+	if err != nil {
+		return err
+	}
+	group.Go(func() error {
+		return passThrough(ctx, users, d.Profile.EngineSocket(), d.Log.With("part", "engine-socket"))
+	})
+	group.Go(func() error { return d.watchMachine(ctx) })
+	return nil
+}
+
+// agentSide is what the agent calls: the port table, and the two things that
+// the agent reports.
+type agentSide struct {
+	*publish.Table
+	daemon *daemon
+	path   *router.Datapath
+	known  atomic.Pointer[[]netip.Prefix]
+}
+
+func (a *agentSide) SetEngine(e api.Engine) { a.daemon.setEngine(e) }
+
+func (a *agentSide) SetNetworks(networks []netip.Prefix) {
+	a.known.Store(&networks)
+	a.path.SetSources(networks)
+}
+
+func (a *agentSide) networks() []netip.Prefix {
+	if known := a.known.Load(); known != nil {
+		return *known
+	}
+	return nil
+}
+
+// watchMachine ends the services when the machine or its helper ends.
+func (d *daemon) watchMachine(ctx context.Context) error {
+	ended, err := d.record.AwaitEnd(ctx)
+	if err != nil || ctx.Err() != nil {
+		return err
+	}
+	return fmt.Errorf("%s ended: see %s/helper.log; type: portolan up", ended, d.Profile.LogDir())
+}
