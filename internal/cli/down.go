@@ -1,0 +1,160 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/portolan-net/portolan/internal/cli/launch"
+	"github.com/portolan-net/portolan/internal/client"
+	"github.com/portolan-net/portolan/internal/dockercontext"
+)
+
+const (
+	// downTime is how long the daemon may take to end containers, engine and
+	// machine: dockerd gives each container 10 s by default.
+	downTime = 60 * time.Second
+	// exitTime is how long its process may outlive its machine.
+	exitTime = 10 * time.Second
+	// lockTime is how long the lock may outlive the daemon's process.
+	lockTime = 5 * time.Second
+)
+
+const downHelp = `Stops the containers, the engine, the machine and the daemon, and removes the
+machine's docker context. Images, volumes and stopped containers stay for the
+next 'portolan up', unless --purge deletes them.
+
+It also takes down what is left of a machine whose daemon died, and does nothing
+when nothing runs.`
+
+const downExample = `  portolan down
+  portolan down --purge          # images, volumes and logs of this profile as well`
+
+func (g *global) downCommand() *cobra.Command {
+	var purge bool
+	cmd := &cobra.Command{
+		Use:     "down",
+		Short:   "Stop the machine",
+		Long:    downHelp,
+		Example: downExample,
+		Args:    noArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return g.down(cmd.Context(), purge) },
+	}
+	cmd.Flags().BoolVar(&purge, "purge", false, "also delete the profile's images, volumes, containers and logs")
+	return cmd
+}
+
+// downResult is what `down --json` prints.
+type downResult struct {
+	Profile    string `json:"profile"`
+	WasRunning bool   `json:"wasRunning"`
+	Purged     bool   `json:"purged"`
+}
+
+func (g *global) down(ctx context.Context, purge bool) error {
+	result := downResult{Profile: g.profile.Name}
+	var err error
+	if result.WasRunning, err = g.stop(ctx, purge); err != nil {
+		return fmt.Errorf("stop %s: %w", g.profile.ContextName(), err)
+	}
+	result.Purged = purge
+	if err := g.removeContext(); err != nil {
+		return fmt.Errorf("%s is stopped, but its docker context is left: %w", g.profile.ContextName(), err)
+	}
+	switch {
+	case g.json:
+		return g.printJSON(result)
+	case result.WasRunning:
+		g.printf("%s is stopped\n", g.profile.ContextName())
+	default:
+		g.printf("%s was not running\n", g.profile.ContextName())
+	}
+	if purge {
+		g.printf("deleted %s\n", g.profile.StateDir)
+	}
+	return nil
+}
+
+// stop ends the daemon and its machine, whatever state they are in.
+func (g *global) stop(ctx context.Context, purge bool) (wasRunning bool, err error) {
+	pid, clean, err := g.stopDaemon(ctx)
+	if err != nil {
+		return false, err
+	}
+	lockCtx, cancel := context.WithTimeout(ctx, lockTime)
+	defer cancel()
+	lock, err := launch.Wait(lockCtx, g.profile.LockFile())
+	if err != nil {
+		return false, err
+	}
+	defer lock.Remove()
+	if !clean && g.Platform.ForceDown != nil {
+		if err := g.Platform.ForceDown(ctx, g.profile); err != nil {
+			return false, err
+		}
+	}
+	if purge {
+		return pid != 0, purgeState(g.profile)
+	}
+	return pid != 0, nil
+}
+
+// stopDaemon ends the daemon's process: by asking, else by signals. clean is
+// false when there was none or it did not say that its machine is gone. pid is
+// 0 when there was none.
+func (g *global) stopDaemon(ctx context.Context) (pid int, clean bool, err error) {
+	status, err := g.status(ctx)
+	switch {
+	case errors.Is(err, client.ErrNotRunning):
+		return g.stopHolder(ctx)
+	case err != nil:
+		g.warnf("%v; ending the daemon by a signal", err)
+		return g.stopHolder(ctx)
+	}
+	pid = status.Daemon.PID
+	askCtx, cancel := context.WithTimeout(ctx, downTime)
+	defer cancel()
+	if err := g.client().Down(askCtx); err != nil && !errors.Is(err, client.ErrNotRunning) {
+		if ctx.Err() != nil {
+			return pid, false, err
+		}
+		g.warnf("%v; ending the daemon by a signal", err)
+		_, termErr := launch.Terminate(ctx, pid, exitTime)
+		return pid, false, termErr
+	}
+	goneCtx, cancelGone := context.WithTimeout(ctx, exitTime)
+	defer cancelGone()
+	if launch.Gone(goneCtx, pid) == nil {
+		return pid, true, nil
+	}
+	_, err = launch.Terminate(ctx, pid, exitTime)
+	return pid, false, err
+}
+
+// stopHolder ends the process that holds the lock: a daemon that does not
+// answer, or an up whose daemon does not answer yet.
+func (g *global) stopHolder(ctx context.Context) (pid int, clean bool, err error) {
+	lock, err := launch.Acquire(g.profile.LockFile())
+	var held *launch.HeldError
+	switch {
+	case err == nil:
+		lock.Release()
+		return 0, false, nil
+	case !errors.As(err, &held) || held.PID == 0:
+		return 0, false, err
+	}
+	killed, err := launch.Terminate(ctx, held.PID, exitTime)
+	return held.PID, err == nil && !killed, err
+}
+
+func (g *global) removeContext() error {
+	dir, err := dockercontext.DefaultDir()
+	if err != nil {
+		return err
+	}
+	_, err = dir.Remove(g.profile.ContextName(), g.dockerHost())
+	return err
+}

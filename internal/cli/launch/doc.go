@@ -1,0 +1,25 @@
+// Package launch starts the daemon in the background and makes sure that it is
+// gone again. Only the CLI uses it.
+//
+// # Theory of operation
+//
+// Whoever works on a profile holds an exclusive flock(2) on the profile's lock
+// file, whose text is the holder's process id. `up` takes the lock, then starts
+// `portolan serve` in a session of its own with two descriptors: 3 is the
+// writing end of the progress pipe, 4 the locked file. flock locks belong to
+// the open file, so the lock passes to the daemon without a moment in which
+// nobody holds it, and ends with the daemon, however that ends. So the lock
+// says whether a daemon is there even when its socket does not answer.
+//
+//	state      lock held by   control socket      up                   down
+//	stopped    nobody         none                start                ForceDown
+//	starting   up, daemon     none or "starting"  wait for the holder  SIGTERM to the holder
+//	running    daemon         "running"           nothing to do        POST /v1/down
+//	hung       daemon         no answer           time-out, says pid   SIGTERM, SIGKILL, ForceDown
+//	crashed    nobody         refuses             start                ForceDown
+//
+// The starting daemon writes api.Step lines into the pipe. Start returns at the
+// step "ready". A step with an error, the end of the pipe before "ready", a
+// cancelled context or too long a silence end the start: the daemon gets
+// SIGTERM and some time to clean up behind itself, then SIGKILL.
+package launch

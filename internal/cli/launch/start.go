@@ -1,0 +1,184 @@
+package launch
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/portolan-net/portolan/internal/api"
+)
+
+// The descriptors of a daemon that Start started.
+const (
+	ProgressFD = 3
+	LockFD     = 4
+)
+
+// ReadyStep is the name of the last step of a start that succeeded.
+const ReadyStep = "ready"
+
+const (
+	// cleanUpTime is how long a daemon may take to undo a start that did not
+	// succeed: it has to end dockerd and unmount its file systems.
+	cleanUpTime = 15 * time.Second
+	// maxLog is where daemon.log becomes daemon.log.1.
+	maxLog = 10 << 20
+	// maxReason is how much of the log explains a daemon that died silently.
+	maxReason = 2 << 10
+)
+
+// Command is how to start a daemon.
+type Command struct {
+	Path string   // the portolan program
+	Args []string // without the program's name, without descriptors
+	Env  []string // added to this process's environment
+	Log  string   // where the daemon's output goes, appended
+	Lock *Lock    // passes to the daemon
+}
+
+// Failure is a start that did not succeed. The daemon's process is gone.
+type Failure struct {
+	Reason error
+	// Dirty says that the daemon did not end by itself, so that something of
+	// its machine may be left.
+	Dirty bool
+}
+
+// Error is the reason alone.
+func (f *Failure) Error() string { return f.Reason.Error() }
+
+// Unwrap returns the reason.
+func (f *Failure) Unwrap() error { return f.Reason }
+
+// Start starts the daemon and calls report for each step until it is ready. Any
+// error after the process began is a *Failure. The caller waits for the
+// returned process, unless it ends before it.
+func Start(ctx context.Context, c Command, report func(api.Step)) (*exec.Cmd, error) {
+	log, logStart, err := openLog(c.Log)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = log.Close() }()
+	progress, theirs, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("make progress pipe: %w", err)
+	}
+	defer func() { _ = progress.Close() }()
+
+	cmd := exec.Command(c.Path, append(c.Args, //nolint:noctx // the daemon outlives this command
+		fmt.Sprintf("--progress-fd=%d", ProgressFD), fmt.Sprintf("--lock-fd=%d", LockFD))...)
+	cmd.Env = append(os.Environ(), c.Env...)
+	cmd.Dir = "/" // holds no directory of the user's
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.ExtraFiles = []*os.File{theirs, c.Lock.file}
+	cmd.SysProcAttr = ownSession()
+	err = cmd.Start()
+	_ = theirs.Close()
+	if err != nil {
+		return nil, fmt.Errorf("start the daemon: %w", err)
+	}
+	if err := follow(ctx, progress, report); err != nil {
+		return nil, giveUp(ctx, cmd, err, func() string { return logSince(c.Log, logStart) })
+	}
+	return cmd, nil
+}
+
+// errSilent says that the pipe ended without a reason.
+var errSilent = errors.New("the daemon ended without a reason")
+
+// follow reads steps until ready.
+func follow(ctx context.Context, progress *os.File, report func(api.Step)) error {
+	stop := context.AfterFunc(ctx, func() { _ = progress.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	lines := bufio.NewScanner(progress)
+	for lines.Scan() {
+		var step api.Step
+		if err := json.Unmarshal(lines.Bytes(), &step); err != nil {
+			return fmt.Errorf("read the daemon's progress %q: %w", lines.Text(), err)
+		}
+		report(step)
+		switch {
+		case step.Error != "":
+			return fmt.Errorf("%s: %s", step.Name, step.Error)
+		case step.Name == ReadyStep:
+			return nil
+		}
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err := lines.Err(); err != nil {
+		return fmt.Errorf("read the daemon's progress: %w", err)
+	}
+	return errSilent
+}
+
+// giveUp makes sure that the daemon is gone and says why it was not wanted.
+func giveUp(ctx context.Context, cmd *exec.Cmd, reason error, log func() string) error {
+	ended := reason != nil && ctx.Err() == nil
+	if ended { // it knows itself, and cleans up
+		ended = within(ctx, cleanUpTime, cmd.Process.Pid) == nil
+	}
+	if !ended {
+		if _, err := Terminate(ctx, cmd.Process.Pid, cleanUpTime); err != nil {
+			reason = errors.Join(reason, err)
+		}
+	}
+	waitErr := cmd.Wait()
+	if errors.Is(reason, errSilent) {
+		reason = fmt.Errorf("the daemon ended (%w)", waitErr)
+		if waitErr == nil {
+			reason = errors.New("the daemon ended before it was ready")
+		}
+		if text := log(); text != "" {
+			reason = fmt.Errorf("%w; its last words:\n%s", reason, text)
+		}
+	}
+	// 0 and 1 are how serve ends by itself; a signal or a panic is something else.
+	code := cmd.ProcessState.ExitCode()
+	return &Failure{Reason: reason, Dirty: code != 0 && code != 1}
+}
+
+// openLog opens the log for appending and says where the daemon's part begins.
+func openLog(path string) (*os.File, int64, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, 0, fmt.Errorf("make log directory: %w", err)
+	}
+	if info, err := os.Stat(path); err == nil && info.Size() > maxLog {
+		if err := os.Rename(path, path+".1"); err != nil {
+			return nil, 0, fmt.Errorf("rotate log: %w", err)
+		}
+	}
+	log, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, 0, fmt.Errorf("open log: %w", err)
+	}
+	info, err := log.Stat()
+	if err != nil {
+		_ = log.Close()
+		return nil, 0, fmt.Errorf("open log: %w", err)
+	}
+	return log, info.Size(), nil
+}
+
+// logSince returns the end of what the log holds after start.
+func logSince(path string, start int64) string {
+	file, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer func() { _ = file.Close() }()
+	if info, err := file.Stat(); err == nil {
+		start = max(start, info.Size()-maxReason)
+	}
+	text, _ := io.ReadAll(io.NewSectionReader(file, start, maxReason))
+	return strings.TrimSpace(string(text))
+}

@@ -1,0 +1,171 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/portolan-net/portolan/internal/client"
+	"github.com/portolan-net/portolan/internal/profile"
+)
+
+// global holds the flags that every command has, and what they lead to.
+type global struct {
+	*Program
+	name    string
+	json    bool
+	profile profile.Profile
+}
+
+const rootHelp = `Portolan runs a stock Docker Engine in a machine (Linux namespaces) that has no
+network of its own: one ordinary process on this host carries every connection
+in and out. What leaves a container looks to the host, its VPN and its firewall
+like traffic of that one process; what a container publishes appears on the
+host's own addresses. Nothing on the host is configured: no bridge, no
+iptables, no routes.
+
+Environment:
+  PORTOLAN_PROFILE      the profile when --profile is not given
+  PORTOLAN_STATE_DIR    where all profiles keep images, volumes and logs
+  PORTOLAN_RUNTIME_DIR  where all profiles keep their sockets
+
+Exit codes: 0 success, 1 failure, 2 wrong usage; 'run' passes on the command's.`
+
+const rootExample = `  portolan up                                   # start the machine
+  docker --context portolan run -d -p 8000:80 nginx
+  curl localhost:8000
+  portolan down                                 # stop it; images and volumes stay`
+
+func (p *Program) root() *cobra.Command {
+	g := &global{Program: p}
+	root := &cobra.Command{
+		Use:               "portolan",
+		Short:             "A Docker Engine whose whole network is one host process",
+		Long:              rootHelp,
+		Example:           rootExample,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		Args:              noSuchCommand,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		PersistentPreRunE: func(*cobra.Command, []string) error { return g.open() },
+	}
+	flags := root.PersistentFlags()
+	flags.StringVar(&g.name, "profile", "", "the `NAME` of the machine to work on; each has its own engine (default $PORTOLAN_PROFILE, or \"default\")")
+	flags.BoolVar(&g.json, "json", false, "print JSON for programs")
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError{withFlagHint(cmd, err)} })
+	root.AddCommand(g.upCommand(), g.downCommand(), g.statusCommand(), g.envCommand(), g.logsCommand(),
+		g.runCommand(), g.doctorCommand(), g.versionCommand(), g.serveCommand(), g.routerHelperCommand())
+	return root
+}
+
+// open finds the profile. A name that is no name is wrong usage; anything else
+// that is wrong with the directories is a failure.
+func (g *global) open() error {
+	if g.name == "" {
+		g.name = os.Getenv("PORTOLAN_PROFILE")
+	}
+	p, err := profile.Open(g.name)
+	if err != nil {
+		if _, other := profile.Open(profile.Default); other == nil {
+			return usageError{err}
+		}
+		return err
+	}
+	g.profile = p
+	return nil
+}
+
+func (g *global) client() *client.Client { return client.New(g.profile) }
+
+// command is what has to be typed for another command on the same profile.
+func (g *global) command(rest string) string {
+	if g.profile.Name == profile.Default {
+		return "portolan " + rest
+	}
+	return "portolan --profile " + g.profile.Name + " " + rest
+}
+
+// printf writes for people.
+func (g *global) printf(format string, args ...any) { _, _ = fmt.Fprintf(g.Out, format, args...) }
+
+// warnf writes to people what is not the command's result.
+func (g *global) warnf(format string, args ...any) {
+	_, _ = fmt.Fprintf(g.Err, "portolan: "+format+"\n", args...)
+}
+
+// printJSON writes v for programs.
+func (g *global) printJSON(v any) error { return writeJSON(g.Out, v, "  ") }
+
+func writeJSON(w io.Writer, v any, indent string) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", indent)
+	if err := enc.Encode(v); err != nil {
+		return fmt.Errorf("write output: %w", err)
+	}
+	return nil
+}
+
+// noArgs is cobra.NoArgs as a usage error.
+func noArgs(_ *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usagef("unexpected argument %q", args[0])
+	}
+	return nil
+}
+
+// noSuchCommand refuses what is no command, with a guess.
+func noSuchCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		return usagef("unknown command %q; did you mean %s?", args[0], strings.Join(near, " or "))
+	}
+	return usagef("unknown command %q", args[0])
+}
+
+// withFlagHint adds the flag that was probably meant.
+func withFlagHint(cmd *cobra.Command, err error) error {
+	typed, found := strings.CutPrefix(err.Error(), "unknown flag: --")
+	if !found {
+		return err
+	}
+	best, distance := "", 3 // more than two slips is another word
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if d := slips(typed, f.Name); d < distance && !f.Hidden {
+			best, distance = f.Name, d
+		}
+	})
+	if best == "" {
+		return err
+	}
+	return fmt.Errorf("%w; did you mean --%s?", err, best)
+}
+
+// slips is the Levenshtein distance.
+func slips(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j+1]+1, row[j]+1)
+		}
+	}
+	return row[len(b)]
+}
