@@ -71,7 +71,7 @@ func addBusybox(ctx context.Context, img *image.Image) error {
 	const busybox = "/bin/busybox"
 	out, err := exec.CommandContext(ctx, busybox, "--list-full").Output()
 	if err != nil {
-		return nil //nolint:nilerr // no busybox: the toolbox alone will do
+		return nil // no busybox: the toolbox alone will do
 	}
 	if static, err := isStatic(busybox); err != nil || !static {
 		return err

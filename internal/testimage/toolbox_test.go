@@ -269,7 +269,7 @@ func zone(t *testing.T) string {
 			answer.Rcode = dns.RcodeServerFailure
 		case "empty.test.":
 		default:
-			for _, record := range strings.Split(strings.ReplaceAll(records, "@", name), "\n") {
+			for record := range strings.SplitSeq(strings.ReplaceAll(records, "@", name), "\n") {
 				rr, err := dns.NewRR(record)
 				if err != nil {
 					panic(err)

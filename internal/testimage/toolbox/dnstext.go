@@ -21,7 +21,7 @@ func newQuery(name string, kind dnsmessage.Type, bufsize int) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("name %q: %w", name, err)
 	}
-	b := dnsmessage.NewBuilder(nil, dnsmessage.Header{ID: uint16(rand.Uint32()), RecursionDesired: true}) //nolint:gosec // any id
+	b := dnsmessage.NewBuilder(nil, dnsmessage.Header{ID: uint16(rand.Uint32()), RecursionDesired: true})
 	err = errors.Join(b.StartQuestions(),
 		b.Question(dnsmessage.Question{Name: qname, Type: kind, Class: dnsmessage.ClassINET}))
 	if bufsize > 0 {
@@ -88,9 +88,9 @@ func data(body dnsmessage.ResourceBody) string {
 
 // service is an SVCB or HTTPS record (RFC 9460), parameters by number.
 func service(b dnsmessage.SVCBResource) string {
-	text := fmt.Sprintf("%d %s", b.Priority, b.Target)
+	text := fmt.Appendf(nil, "%d %s", b.Priority, b.Target)
 	for _, param := range b.Params {
-		text += fmt.Sprintf(" key%d=%x", param.Key, param.Value)
+		text = fmt.Appendf(text, " key%d=%x", param.Key, param.Value)
 	}
-	return text
+	return string(text)
 }

@@ -31,7 +31,7 @@ func forgeUDP(_ context.Context, args []string, r *testimage.Result) error {
 	if err != nil || ip.Is4() != to.Addr().Is4() {
 		return fmt.Errorf("parse -src %q: want an IP address of the family of -dst", *src)
 	}
-	from := netip.AddrPortFrom(ip, uint16(*sport)) //nolint:gosec // a port
+	from := netip.AddrPortFrom(ip, uint16(*sport))
 
 	family := unix.AF_INET
 	if ip.Is6() {
@@ -60,13 +60,13 @@ func udpPacket(from, to netip.AddrPort, data []byte) []byte {
 	udp := make([]byte, 0, length)
 	udp = binary.BigEndian.AppendUint16(udp, from.Port())
 	udp = binary.BigEndian.AppendUint16(udp, to.Port())
-	udp = binary.BigEndian.AppendUint16(udp, uint16(length)) //nolint:gosec // fits into a datagram
+	udp = binary.BigEndian.AppendUint16(udp, uint16(length))
 	udp = binary.BigEndian.AppendUint16(udp, 0)
 	udp = append(udp, data...)
 
 	src, dst := from.Addr().AsSlice(), to.Addr().AsSlice()
 	pseudo := append(append([]byte{}, src...), dst...)
-	pseudo = binary.BigEndian.AppendUint32(pseudo, uint32(length)) //nolint:gosec // fits
+	pseudo = binary.BigEndian.AppendUint32(pseudo, uint32(length))
 	pseudo = append(pseudo, 0, 0, 0, unix.IPPROTO_UDP)
 	sum := checksum(append(pseudo, udp...))
 	if sum == 0 {
@@ -78,14 +78,14 @@ func udpPacket(from, to netip.AddrPort, data []byte) []byte {
 	if from.Addr().Is4() {
 		header = make([]byte, 20, 20+length)
 		header[0], header[8], header[9] = 0x45, 64, unix.IPPROTO_UDP
-		binary.BigEndian.PutUint16(header[2:], uint16(20+length)) //nolint:gosec // fits
+		binary.BigEndian.PutUint16(header[2:], uint16(20+length))
 		copy(header[12:], src)
 		copy(header[16:], dst)
 		binary.BigEndian.PutUint16(header[10:], checksum(header))
 	} else {
 		header = make([]byte, 40, 40+length)
 		header[0], header[6], header[7] = 0x60, unix.IPPROTO_UDP, 64
-		binary.BigEndian.PutUint16(header[4:], uint16(length)) //nolint:gosec // fits
+		binary.BigEndian.PutUint16(header[4:], uint16(length))
 		copy(header[8:], src)
 		copy(header[24:], dst)
 	}

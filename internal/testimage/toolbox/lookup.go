@@ -68,8 +68,7 @@ func lookupHost(ctx context.Context, name string, r *testimage.Result) error {
 	for _, addr := range addrs {
 		r.Answers = append(r.Answers, addr.Unmap().String())
 	}
-	var dnsErr *net.DNSError
-	if errors.As(err, &dnsErr) {
+	if dnsErr, ok := errors.AsType[*net.DNSError](err); ok {
 		switch {
 		case dnsErr.IsNotFound:
 			r.Outcome = testimage.NoName
@@ -154,7 +153,7 @@ func exchange(ctx context.Context, network string, server netip.AddrPort, query 
 
 // exchangeTCP puts the length before each message (RFC 1035, 4.2.2).
 func exchangeTCP(conn net.Conn, query []byte) ([]byte, error) {
-	head := []byte{byte(len(query) >> 8), byte(len(query))} //nolint:gosec // both bytes of the length
+	head := []byte{byte(len(query) >> 8), byte(len(query))}
 	if _, err := conn.Write(append(head, query...)); err != nil {
 		return nil, err
 	}

@@ -65,7 +65,7 @@ func main() {
 	conclude(&result, err)
 	emit(result)
 	if result.Outcome != testimage.OK && result.Outcome != testimage.Connected {
-		os.Exit(1) //nolint:forbidigo,gocritic // this is main
+		os.Exit(1) //nolint:forbidigo // this is main
 	}
 }
 

@@ -54,8 +54,7 @@ func outcome(err error) testimage.Outcome {
 			return known.outcome
 		}
 	}
-	var timeout net.Error
-	if errors.As(err, &timeout) && timeout.Timeout() {
+	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
 		return testimage.Timeout
 	}
 	return testimage.Failed

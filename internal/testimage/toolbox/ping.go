@@ -86,9 +86,9 @@ func echoOnce(conn *os.File, v4 bool, seq, size int, timeout time.Duration, r *t
 	if v4 {
 		request[0] = echoRequestV4
 	}
-	id := uint16(os.Getpid()) //nolint:gosec // any 16 bits; ping sockets put in their own
+	id := uint16(os.Getpid())
 	binary.BigEndian.PutUint16(request[4:], id)
-	binary.BigEndian.PutUint16(request[6:], uint16(seq)) //nolint:gosec // wraps
+	binary.BigEndian.PutUint16(request[6:], uint16(seq))
 	copy(request[echoHeader:], payload(size))
 	if v4 { // the kernel fills in ICMPv6's, and both for ping sockets
 		binary.BigEndian.PutUint16(request[2:], checksum(request))
@@ -133,7 +133,7 @@ func stripIPv4(packet []byte) []byte {
 // isReply reports whether message is an echo reply with this sequence number.
 func isReply(message []byte, seq int) bool {
 	return len(message) >= echoHeader && (message[0] == echoReplyV4 || message[0] == echoReplyV6) &&
-		binary.BigEndian.Uint16(message[6:]) == uint16(seq) //nolint:gosec // wraps
+		binary.BigEndian.Uint16(message[6:]) == uint16(seq)
 }
 
 // checksum is the Internet checksum, RFC 1071.
@@ -148,7 +148,7 @@ func checksum(data []byte) uint16 {
 	for sum>>16 != 0 {
 		sum = sum&0xffff + sum>>16
 	}
-	return ^uint16(sum) //nolint:gosec // folded above
+	return ^uint16(sum)
 }
 
 // sockaddr is addr as system calls want it.
