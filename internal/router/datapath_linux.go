@@ -1,0 +1,227 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/portolan-net/portolan/internal/datapath"
+	"github.com/portolan-net/portolan/internal/portolan"
+)
+
+// Datapath carries the machine's flows with the descriptors of a helper. It
+// implements datapath.Machine, from Attach to Close, whether Run runs or not.
+type Datapath struct {
+	link   portolan.Link
+	log    *slog.Logger
+	helper *helper
+	pool   *pool
+
+	tun  *os.File
+	tcp  [2]*net.TCPListener // IPv4, IPv6
+	udp  [2]*os.File         // IPv4, IPv6
+	own  []netip.Addr        // the router's addresses
+	last netip.Addr          // the link's IPv4 broadcast address
+
+	replies   replySockets
+	dialled   dialledUDP
+	sources   atomic.Pointer[[]netip.Prefix]
+	fragments atomic.Uint32 // the last fragment identification
+}
+
+var _ datapath.Machine = (*Datapath)(nil)
+
+// Attach fetches descriptors from the helper that listens on socketPath. What a
+// daemon before left unread is dropped: its connections are long given up.
+func Attach(ctx context.Context, socketPath string, link portolan.Link, log *slog.Logger) (*Datapath, error) {
+	if err := errors.Join(ctx.Err(), link.Validate()); err != nil {
+		return nil, err
+	}
+	h := &helper{path: socketPath}
+	fds, err := h.request(wordAttach)
+	if err != nil {
+		return nil, err
+	}
+	d := &Datapath{link: link, log: log, helper: h, pool: newPool(h, log), last: broadcast(link.V4)}
+	d.replies.pool = d.pool
+	for _, pair := range []portolan.Pair{link.Gateway(), link.DNS(), link.Host()} {
+		d.own = append(d.own, pair.V4, pair.V6)
+	}
+	if err := d.adopt(fds); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+// adopt takes the descriptors of an attach.
+func (d *Datapath) adopt(fds []int) error {
+	if len(fds) != 1+len(listenerKinds) {
+		closeAll(fds)
+		return fmt.Errorf("attach to router: got %d descriptors, want %d; is the helper of another version?", len(fds), 1+len(listenerKinds))
+	}
+	drain(fds[0])
+	drain(fds[3])
+	drain(fds[4])
+	files := make([]*os.File, len(fds))
+	for i, fd := range fds {
+		files[i] = os.NewFile(uintptr(fd), "router")
+	}
+	d.tun, d.udp = files[0], [2]*os.File{files[3], files[4]}
+	defer files[1].Close()
+	defer files[2].Close()
+	for i, file := range files[1:3] {
+		ln, err := net.FileListener(file)
+		if err != nil {
+			return fmt.Errorf("take listener of the router: %w", err)
+		}
+		d.tcp[i] = ln.(*net.TCPListener)
+	}
+	for _, k := range listenerKinds {
+		if err := d.pool.fill(k); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// drain reads a non-blocking descriptor empty.
+func drain(fd int) {
+	buf := make([]byte, maxPacket+1)
+	for {
+		if _, err := unix.Read(fd, buf); err != nil && !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
+}
+
+// SetSources says which source addresses the machine has: the engine's subnets
+// and the machine's own addresses. The link's are always in. Until the first
+// call every source is accepted but the router's own addresses.
+func (d *Datapath) SetSources(sources []netip.Prefix) {
+	if sources == nil {
+		d.sources.Store(nil)
+		return
+	}
+	sources = slices.Clone(sources)
+	d.sources.Store(&sources)
+}
+
+// known reports whether a packet of the machine may have that source.
+func (d *Datapath) known(src netip.Addr) bool {
+	if slices.Contains(d.own, src) || src.IsLinkLocalUnicast() && src.Is6() {
+		return false
+	}
+	sources := d.sources.Load()
+	if sources == nil || d.link.Contains(src) {
+		return true
+	}
+	return slices.ContainsFunc(*sources, func(p netip.Prefix) bool { return p.Contains(src) })
+}
+
+func (d *Datapath) isBroadcast(addr netip.Addr) bool { return addr == d.last }
+
+// broadcast is the last address of an IPv4 network.
+func broadcast(p netip.Prefix) netip.Addr {
+	addr := p.Addr().As4()
+	for bit := p.Bits(); bit < 32; bit++ {
+		addr[bit/8] |= 0x80 >> (bit % 8)
+	}
+	return netip.AddrFrom4(addr)
+}
+
+// Run delivers flows to handler until ctx ends, which is no error, or the router
+// is gone. It returns when every flow has ended. It is called once.
+func (d *Datapath) Run(ctx context.Context, handler datapath.Handler) error {
+	tasks, ctx := errgroup.WithContext(ctx)
+	defer context.AfterFunc(ctx, d.interrupt)()
+	held := &heldTable{
+		handler: handler, write: d.writeSlow, refuse: d.refuseTCP, log: d.log,
+		held: map[portolan.Flow]*heldSYN{}, sources: map[netip.Addr]int{},
+	}
+	tasks.Go(func() error { return d.readSlow(ctx, handler, held) })
+	for i := range d.tcp {
+		tasks.Go(func() error { return d.acceptTCP(ctx, d.tcp[i], held) })
+		tasks.Go(func() error { return d.readUDP(ctx, d.udp[i], i == 1, handler) })
+	}
+	tasks.Go(func() error { return d.pool.run(ctx) })
+	tasks.Go(func() error { return d.replies.run(ctx) })
+	err := tasks.Wait()
+	held.close()
+	return err
+}
+
+// acceptTCP takes connections whose handshake the kernel has finished.
+func (d *Datapath) acceptTCP(ctx context.Context, ln *net.TCPListener, held *heldTable) error {
+	for {
+		conn, err := ln.AcceptTCP()
+		switch {
+		case ctx.Err() != nil:
+			if err == nil {
+				_ = conn.Close()
+			}
+			return nil
+		case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.ENOMEM):
+			d.log.Error("accept connection of the machine", "error", err)
+			pause(ctx, 100*time.Millisecond) // until a flow ends
+		case err != nil:
+			return fmt.Errorf("accept connection of the machine: %w", err)
+		default:
+			held.accepted(ctx, conn)
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
+
+// interrupt ends every wait of Run.
+func (d *Datapath) interrupt() {
+	past := time.Unix(1, 0)
+	_ = d.tun.SetReadDeadline(past)
+	for i := range d.tcp {
+		_ = d.tcp[i].SetDeadline(past)
+		_ = d.udp[i].SetReadDeadline(past)
+	}
+}
+
+// Stop tells the helper to end, and with it the router once the machine is gone.
+func (d *Datapath) Stop() error {
+	_, err := d.helper.request(wordStop)
+	return err
+}
+
+// Close releases the descriptors, after Run returned. The router stays, for
+// another daemon.
+func (d *Datapath) Close() error {
+	d.helper.close()
+	d.replies.close()
+	d.pool.close()
+	var err error
+	for _, file := range []*os.File{d.tun, d.udp[0], d.udp[1]} {
+		if file != nil {
+			err = errors.Join(err, file.Close())
+		}
+	}
+	for _, ln := range d.tcp {
+		if ln != nil {
+			err = errors.Join(err, ln.Close())
+		}
+	}
+	return err
+}

@@ -1,0 +1,158 @@
+package router
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// The hand-over is spoken on a stream socket: one line asks, one line answers,
+// descriptors come as SCM_RIGHTS of unix(7) with the answer.
+//
+//	attach          -> "ok 5" with slow0 and the listeners, in listenerKinds' order
+//	sockets KIND N  -> "ok N" with N unconnected transparent sockets, N <= maxBatch
+//	stop            -> "ok 0"; Serve returns
+//
+// Anything else is answered "error TEXT" and the connection goes on. The helper
+// keeps no state about a connection, so any number of daemons may come and go.
+const (
+	wordAttach  = "attach"
+	wordSockets = "sockets"
+	wordStop    = "stop"
+	wordOK      = "ok"
+	wordError   = "error"
+)
+
+// maxBatch stays below SCM_MAX_FD, 253 descriptors for one message.
+const maxBatch = 128
+
+// Serve hands descriptors to daemons until one says stop or ctx ends; both
+// return nil. Only processes of the same user and root are served. ln is a
+// stream socket, and closed when Serve returns.
+func (n *Namespace) Serve(ctx context.Context, ln *net.UnixListener) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	context.AfterFunc(ctx, func() { _ = ln.Close() })
+	var conns sync.WaitGroup
+	defer conns.Wait()
+	defer cancel() // before the wait
+	for {
+		conn, err := ln.AcceptUnix()
+		if ctx.Err() != nil {
+			if err == nil {
+				_ = conn.Close()
+			}
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("accept daemon: %w", err)
+		}
+		conns.Go(func() {
+			if n.serveConn(ctx, conn) {
+				cancel()
+			}
+		})
+	}
+}
+
+// serveConn answers one daemon's requests and reports whether it said stop.
+func (n *Namespace) serveConn(ctx context.Context, conn *net.UnixConn) (stop bool) {
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+	if err := checkPeer(conn); err != nil {
+		_ = answer(conn, nil, err)
+		return false
+	}
+	lines := bufio.NewScanner(conn)
+	for lines.Scan() {
+		words := strings.Fields(lines.Text())
+		stop = len(words) == 1 && words[0] == wordStop
+		fds, release, err := n.request(words)
+		sendErr := answer(conn, fds, err)
+		release()
+		if stop || sendErr != nil {
+			return stop
+		}
+	}
+	return false
+}
+
+// request carries out one request. release is called when the answer is sent.
+func (n *Namespace) request(words []string) (fds []int, release func(), err error) {
+	nothing := func() {}
+	switch {
+	case len(words) == 1 && words[0] == wordStop:
+		return nil, nothing, nil
+	case len(words) == 1 && words[0] == wordAttach:
+		return append([]int{n.tun}, n.listeners...), nothing, nil
+	case len(words) == 3 && words[0] == wordSockets:
+		fds, err = openSockets(kind(words[1]), words[2])
+		return fds, func() { closeAll(fds) }, err
+	}
+	return nil, nothing, fmt.Errorf("request %q: not known", words)
+}
+
+func openSockets(k kind, count string) ([]int, error) {
+	n, err := strconv.Atoi(count)
+	if err != nil || n < 1 || n > maxBatch || !k.valid() {
+		return nil, fmt.Errorf("request of %s sockets of kind %q: want 1 to %d of tcp4, tcp6, udp4, udp6", count, k, maxBatch)
+	}
+	fds := make([]int, 0, n)
+	for range n {
+		fd, err := openSocket(k)
+		if err != nil {
+			closeAll(fds)
+			return nil, err
+		}
+		fds = append(fds, fd)
+	}
+	return fds, nil
+}
+
+func answer(conn *net.UnixConn, fds []int, err error) error {
+	if err != nil {
+		text := strings.ReplaceAll(err.Error(), "\n", "; ")
+		_, err := fmt.Fprintf(conn, "%s %s\n", wordError, text)
+		return err
+	}
+	var oob []byte
+	if len(fds) > 0 {
+		oob = unix.UnixRights(fds...)
+	}
+	_, _, err = conn.WriteMsgUnix(fmt.Appendf(nil, "%s %d\n", wordOK, len(fds)), oob, nil)
+	return err
+}
+
+// checkPeer refuses other users.
+func checkPeer(conn *net.UnixConn) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("inspect peer: %w", err)
+	}
+	var cred *unix.Ucred
+	var credErr error
+	err = raw.Control(func(fd uintptr) {
+		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	if err := errors.Join(err, credErr); err != nil {
+		return fmt.Errorf("inspect peer: %w", err)
+	}
+	if cred.Uid != 0 && int(cred.Uid) != os.Geteuid() {
+		return fmt.Errorf("serve uid %d: %w", cred.Uid, os.ErrPermission)
+	}
+	return nil
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		_ = unix.Close(fd)
+	}
+}

@@ -1,0 +1,184 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/portolan-net/portolan/internal/datapath"
+	"github.com/portolan-net/portolan/internal/portolan"
+)
+
+// A held SYN, by its four-tuple:
+//
+//	state    event                    what happens                        next
+//	(none)   SYN                      OpenTCP begins                      opening
+//	opening  same SYN again           nothing; the time-out moves on      opening
+//	opening  SYN with a new ISN       ctx ends; OpenTCP begins anew       opening
+//	opening  no SYN for long          ctx ends                            (none)
+//	opening  OpenTCP fails            reset, ICMP error or nothing        (none)
+//	opening  OpenTCP succeeds         SYN into slow0                      given
+//	given    same SYN again           SYN into slow0                      given
+//	given    SYN with a new ISN       Endpoint.Close; OpenTCP anew        opening
+//	given    accepted by a listener   Endpoint.Serve                      (none)
+//	given    acceptLimit passes       Endpoint.Close                      (none)
+//
+// A connection accepted without a held SYN belongs to a daemon that died: it is
+// reset.
+const (
+	// maxHeld bounds the dials of the daemon, each with a descriptor on the host.
+	maxHeld = 4096
+	// maxHeldPerSource lets a container that scans a black hole not take all.
+	maxHeldPerSource = 1024
+	// acceptLimit is many round trips inside one computer; the handshake lacks
+	// only the machine's ACK, unless the machine gave up.
+	acceptLimit = 10 * time.Second
+	// minPatience is more than Linux' first retransmission takes (1 s, then
+	// four more at 1 s distance); afterwards distances at most double.
+	minPatience    = 4 * time.Second
+	patienceFactor = 3
+)
+
+// heldTable holds SYNs.
+type heldTable struct {
+	handler datapath.Handler
+	write   func(packet []byte)            // into slow0
+	refuse  func(syn []byte, reason error) // answers a SYN
+	log     *slog.Logger
+	tasks   sync.WaitGroup // OpenTCP and Serve
+
+	mu      sync.Mutex // guards the rest
+	held    map[portolan.Flow]*heldSYN
+	sources map[netip.Addr]int
+}
+
+type heldSYN struct {
+	flow   portolan.Flow
+	isn    uint32
+	packet []byte
+	seen   time.Time
+	timer  *time.Timer // patience while opening, acceptLimit when given
+	cancel context.CancelFunc
+	end    datapath.Endpoint // nil while opening
+}
+
+// syn takes a SYN from slow0. packet is copied when it is kept.
+func (t *heldTable) syn(ctx context.Context, flow portolan.Flow, isn uint32, packet []byte, now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if h := t.held[flow]; h != nil {
+		if h.isn == isn {
+			t.againLocked(h, now)
+			return
+		}
+		t.dropLocked(h)
+	}
+	if len(t.held) >= maxHeld || t.sources[flow.Src.Addr()] >= maxHeldPerSource {
+		t.log.Debug("too many held connections", "flow", flow)
+		return // the machine tries again in a second
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	h := &heldSYN{flow: flow, isn: isn, packet: slices.Clone(packet), seen: now, cancel: cancel}
+	h.timer = time.AfterFunc(minPatience, func() { t.expire(h) })
+	t.held[flow] = h
+	t.sources[flow.Src.Addr()]++
+	t.tasks.Go(func() { t.open(ctx, h) })
+}
+
+// againLocked takes a retransmission.
+func (t *heldTable) againLocked(h *heldSYN, now time.Time) {
+	if h.end != nil {
+		t.write(h.packet)
+		return
+	}
+	h.timer.Reset(max(minPatience, patienceFactor*now.Sub(h.seen)))
+	h.seen = now
+}
+
+// open asks the handler and shows the machine what came of it.
+func (t *heldTable) open(ctx context.Context, h *heldSYN) {
+	end, err := t.handler.OpenTCP(ctx, h.flow)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case t.held[h.flow] != h:
+		if end != nil {
+			t.closeEnd(h, end)
+		}
+	case err != nil:
+		t.dropLocked(h)
+		t.log.Debug("refuse connection", "flow", h.flow, "error", err)
+		t.refuse(h.packet, err)
+	default:
+		h.end = end
+		h.timer.Reset(acceptLimit)
+		t.write(h.packet)
+	}
+}
+
+// accepted serves a connection that a listener got. ctx is the datapath's.
+func (t *heldTable) accepted(ctx context.Context, conn *net.TCPConn) {
+	flow := portolan.Flow{Proto: portolan.TCP, Src: addrPort(conn.RemoteAddr()), Dst: addrPort(conn.LocalAddr())}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	h := t.held[flow]
+	if h == nil || h.end == nil {
+		t.log.Debug("reset connection that nobody holds", "flow", flow)
+		_ = conn.SetLinger(0)
+		_ = conn.Close()
+		return
+	}
+	end := h.end
+	h.end = nil
+	t.dropLocked(h)
+	t.tasks.Go(func() { end.Serve(ctx, conn) })
+}
+
+// expire gives up a flow that the machine no longer wants.
+func (t *heldTable) expire(h *heldSYN) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.held[h.flow] == h {
+		t.log.Debug("machine gave connection up", "flow", h.flow)
+		t.dropLocked(h)
+	}
+}
+
+// dropLocked forgets a SYN, ends its dial or closes its endpoint.
+func (t *heldTable) dropLocked(h *heldSYN) {
+	h.timer.Stop()
+	h.cancel()
+	delete(t.held, h.flow)
+	src := h.flow.Src.Addr()
+	if t.sources[src]--; t.sources[src] == 0 {
+		delete(t.sources, src)
+	}
+	if h.end != nil {
+		t.closeEnd(h, h.end)
+	}
+}
+
+func (t *heldTable) closeEnd(h *heldSYN, end datapath.Endpoint) {
+	if err := end.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+		t.log.Debug("close endpoint", "flow", h.flow, "error", err)
+	}
+}
+
+// close gives everything up and waits. The context of syn and accepted has ended.
+func (t *heldTable) close() {
+	t.mu.Lock()
+	for _, h := range t.held {
+		t.dropLocked(h)
+	}
+	t.mu.Unlock()
+	t.tasks.Wait()
+}
+
+func addrPort(addr net.Addr) netip.AddrPort {
+	return unmap(addr.(*net.TCPAddr).AddrPort())
+}

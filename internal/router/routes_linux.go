@@ -1,0 +1,88 @@
+package router
+
+import (
+	"fmt"
+	"net"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/portolan-net/portolan/internal/portolan"
+)
+
+// Marks that the packet filter sets, and what they lead to.
+const (
+	markLocal = 1 // to a socket of this namespace, whatever the destination
+	markSlow  = 2 // into slow0
+)
+
+// Routing tables and the preferences of their rules. The table "local" moves
+// behind both: connections to the router's own addresses are held as well.
+const (
+	tableLocal = 101
+	tableSlow  = 102
+	prefLocal  = 10
+	prefSlow   = 11
+	prefKernel = 100
+)
+
+// setupRoutes adds the marks' tables and the way back to the machine. All
+// container networks live behind the machine, so it is the default gateway.
+func setupRoutes(link portolan.Link) error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("find lo: %w", err)
+	}
+	slow, err := netlink.LinkByName(slowName)
+	if err != nil {
+		return fmt.Errorf("find %s: %w", slowName, err)
+	}
+	for _, any := range []*net.IPNet{
+		{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)},
+		{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)},
+	} {
+		local := &netlink.Route{LinkIndex: lo.Attrs().Index, Dst: any, Table: tableLocal, Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST}
+		toSlow := &netlink.Route{LinkIndex: slow.Attrs().Index, Dst: any, Table: tableSlow, Scope: netlink.SCOPE_LINK}
+		for _, route := range []*netlink.Route{local, toSlow} {
+			if err := netlink.RouteAdd(route); err != nil {
+				return fmt.Errorf("add route %s to table %d: %w", any, route.Table, err)
+			}
+		}
+	}
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		if err := setupPolicy(family); err != nil {
+			return err
+		}
+	}
+	here, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("open netlink: %w", err)
+	}
+	defer here.Close()
+	return addDefaults(here, linkName, link.Machine())
+}
+
+// setupPolicy adds one family's rules. The new rule for "local" stands before
+// the kernel's own goes.
+func setupPolicy(family int) error {
+	for _, r := range []struct {
+		pref, table int
+		mark        uint32
+	}{
+		{prefLocal, tableLocal, markLocal},
+		{prefSlow, tableSlow, markSlow},
+		{prefKernel, unix.RT_TABLE_LOCAL, 0},
+	} {
+		rule := netlink.NewRule()
+		rule.Family, rule.Priority, rule.Table, rule.Mark = family, r.pref, r.table, r.mark
+		if err := netlink.RuleAdd(rule); err != nil {
+			return fmt.Errorf("add rule %d for table %d: %w", r.pref, r.table, err)
+		}
+	}
+	kernel := netlink.NewRule()
+	kernel.Family, kernel.Priority, kernel.Table = family, 0, unix.RT_TABLE_LOCAL
+	if err := netlink.RuleDel(kernel); err != nil {
+		return fmt.Errorf("remove the kernel's rule for table local: %w", err)
+	}
+	return nil
+}

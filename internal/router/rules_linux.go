@@ -1,0 +1,227 @@
+package router
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// The packet filter, in the language of nft(8):
+//
+//	chain pre { type filter hook prerouting priority mangle;
+//	 iifname slow0 tcp flags & (syn|ack) == syn tproxy to :15001 meta mark set 1 accept       (1)
+//	 iifname e0 tcp flags & (syn|ack) == syn update @syn4 { ip saddr limit rate over 10000/second burst 10000 packets } drop
+//	 iifname e0 tcp flags & (syn|ack) == syn meta mark set 2 accept                           (2)
+//	 meta l4proto tcp socket transparent 1 meta mark set 1 accept                             (3)
+//	 iifname e0 icmp type { destination-unreachable, time-exceeded, parameter-problem } meta mark set 1 accept
+//	 iifname e0 icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem } meta mark set 1 accept
+//	 iifname e0 meta l4proto != { tcp, udp } fib daddr type != { local, multicast } meta mark set 2 accept
+//	 iifname slow0 meta l4proto tcp accept                                                    (4)
+//	 iifname e0 meta l4proto { tcp, udp } tproxy to :15001 meta mark set 1 accept
+//	 iifname e0 meta l4proto { tcp, udp } drop                                                (5)
+//	}
+//	chain forward { type filter hook forward priority filter; policy drop;
+//	 iifname e0 oifname slow0 accept; iifname slow0 oifname e0 accept; }
+//
+// (1) The SYN that the daemon gives back. (1) and (2) stand before (3), because
+// a socket in TIME_WAIT matches (3) too and would answer the SYN of a reused
+// port with an ACK; tproxy knows how to replace it.
+// (2) A new connection: held.
+// (3) Only TCP: for UDP it would steal datagrams of other flows.
+// (4) Resets that the daemon wrote.
+// (5) Else a datagram without listener loops over e0 until its TTL ends.
+const filterTable = "portolan"
+
+// proxyPort is where the transparent listeners are, on the loopback addresses.
+const proxyPort = 15001
+
+// A source may open 10,000 connections a second. More is a flood: it would
+// cost every other container the daemon's attention.
+const (
+	synRate    = 10000
+	synSources = 65535            // sources that are counted at a time
+	synForget  = 60 * time.Second // of silence, then a source is not counted
+)
+
+// family holds what differs between the families.
+type family struct {
+	nfproto  byte
+	loopback netip.Addr
+	saddr    *expr.Payload
+	icmp     byte   // protocol number
+	errors   []byte // ICMP types that concern the router's own sockets
+	set      string
+	keyType  nftables.SetDatatype
+}
+
+func families() []family {
+	return []family{
+		{
+			nfproto: unix.NFPROTO_IPV4, loopback: loopback4, icmp: protoICMP, errors: []byte{3, 11, 12},
+			saddr: &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 4},
+			set:   "syn4", keyType: nftables.TypeIPAddr,
+		},
+		{
+			nfproto: unix.NFPROTO_IPV6, loopback: loopback6, icmp: protoICMPv6, errors: []byte{1, 2, 3, 4},
+			saddr: &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 8, Len: 16},
+			set:   "syn6", keyType: nftables.TypeIP6Addr,
+		},
+	}
+}
+
+// setupRules installs the filter in one transaction.
+func setupRules() error {
+	c, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("open nftables: %w", err)
+	}
+	table := c.AddTable(&nftables.Table{Name: filterTable, Family: nftables.TableFamilyINet})
+	if err := addPrerouting(c, table); err != nil {
+		return err
+	}
+	addForward(c, table)
+	if err := c.Flush(); err != nil {
+		return fmt.Errorf("install packet filter: %w", err)
+	}
+	return nil
+}
+
+func addPrerouting(c *nftables.Conn, table *nftables.Table) error {
+	chain := c.AddChain(&nftables.Chain{
+		Name: "pre", Table: table, Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityMangle,
+	})
+	add := func(parts ...[]expr.Any) {
+		var exprs []expr.Any
+		for _, part := range parts {
+			exprs = append(exprs, part...)
+		}
+		c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: exprs})
+	}
+	for _, f := range families() {
+		add(iif(slowName), syn(), nfproto(f), tproxy(f), mark(markLocal), accept())
+	}
+	for _, f := range families() {
+		set := &nftables.Set{
+			Table: table, Name: f.set, KeyType: f.keyType, Dynamic: true,
+			HasTimeout: true, Timeout: synForget, Size: synSources,
+		}
+		if err := c.AddSet(set, nil); err != nil {
+			return fmt.Errorf("add set %s: %w", f.set, err)
+		}
+		add(iif(linkName), syn(), nfproto(f), overRate(f, set), drop())
+	}
+	add(iif(linkName), syn(), mark(markSlow), accept())
+	add(l4proto(expr.CmpOpEq, unix.IPPROTO_TCP), transparent(), mark(markLocal), accept())
+	for _, f := range families() {
+		for _, typ := range f.errors {
+			add(iif(linkName), nfproto(f), l4proto(expr.CmpOpEq, f.icmp), icmpType(typ), mark(markLocal), accept())
+		}
+	}
+	add(iif(linkName), l4proto(expr.CmpOpNeq, unix.IPPROTO_TCP), l4proto(expr.CmpOpNeq, unix.IPPROTO_UDP),
+		daddrTypeNot(unix.RTN_LOCAL, unix.RTN_MULTICAST), mark(markSlow), accept())
+	add(iif(slowName), l4proto(expr.CmpOpEq, unix.IPPROTO_TCP), accept())
+	for _, proto := range []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
+		for _, f := range families() {
+			add(iif(linkName), l4proto(expr.CmpOpEq, proto), nfproto(f), tproxy(f), mark(markLocal), accept())
+		}
+		add(iif(linkName), l4proto(expr.CmpOpEq, proto), drop())
+	}
+	return nil
+}
+
+func addForward(c *nftables.Conn, table *nftables.Table) {
+	policy := nftables.ChainPolicyDrop
+	chain := c.AddChain(&nftables.Chain{
+		Name: "forward", Table: table, Type: nftables.ChainTypeFilter, Policy: &policy,
+		Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter,
+	})
+	for _, way := range [][2]string{{linkName, slowName}, {slowName, linkName}} {
+		exprs := append(iif(way[0]), oif(way[1])...)
+		c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: append(exprs, accept()...)})
+	}
+}
+
+// The parts of a rule.
+
+func load(key expr.MetaKey) expr.Any { return &expr.Meta{Key: key, Register: 1} }
+
+func is(op expr.CmpOp, data ...byte) expr.Any { return &expr.Cmp{Op: op, Register: 1, Data: data} }
+
+func ifname(name string) []byte {
+	return append([]byte(name), make([]byte, unix.IFNAMSIZ-len(name))...)
+}
+
+func iif(name string) []expr.Any {
+	return []expr.Any{load(expr.MetaKeyIIFNAME), is(expr.CmpOpEq, ifname(name)...)}
+}
+
+func oif(name string) []expr.Any {
+	return []expr.Any{load(expr.MetaKeyOIFNAME), is(expr.CmpOpEq, ifname(name)...)}
+}
+
+func nfproto(f family) []expr.Any {
+	return []expr.Any{load(expr.MetaKeyNFPROTO), is(expr.CmpOpEq, f.nfproto)}
+}
+
+func l4proto(op expr.CmpOp, proto byte) []expr.Any {
+	return []expr.Any{load(expr.MetaKeyL4PROTO), is(op, proto)}
+}
+
+func syn() []expr.Any {
+	return append(l4proto(expr.CmpOpEq, unix.IPPROTO_TCP),
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 13, Len: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{flagSYN | flagACK}, Xor: []byte{0}},
+		is(expr.CmpOpEq, flagSYN))
+}
+
+func icmpType(typ byte) []expr.Any {
+	return []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
+		is(expr.CmpOpEq, typ),
+	}
+}
+
+func transparent() []expr.Any {
+	return []expr.Any{&expr.Socket{Key: expr.SocketKeyTransparent, Register: 1}, is(expr.CmpOpEq, 1)}
+}
+
+func daddrTypeNot(types ...uint32) []expr.Any {
+	out := []expr.Any{&expr.Fib{Register: 1, FlagDADDR: true, ResultADDRTYPE: true}}
+	for _, typ := range types {
+		out = append(out, is(expr.CmpOpNeq, binaryutil.NativeEndian.PutUint32(typ)...))
+	}
+	return out
+}
+
+func overRate(f family, set *nftables.Set) []expr.Any {
+	limit := &expr.Limit{Type: expr.LimitTypePkts, Rate: synRate, Burst: synRate, Unit: expr.LimitTimeSecond, Over: true}
+	return []expr.Any{f.saddr, &expr.Dynset{
+		SrcRegKey: 1, SetName: set.Name, SetID: set.ID,
+		Operation: unix.NFT_DYNSET_OP_UPDATE, Exprs: []expr.Any{limit},
+	}}
+}
+
+func tproxy(f family) []expr.Any {
+	return []expr.Any{
+		&expr.Immediate{Register: 1, Data: f.loopback.AsSlice()},
+		&expr.Immediate{Register: 2, Data: binaryutil.BigEndian.PutUint16(proxyPort)},
+		&expr.TProxy{Family: f.nfproto, TableFamily: unix.NFPROTO_INET, RegAddr: 1, RegPort: 2},
+	}
+}
+
+func mark(value uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Immediate{Register: 1, Data: binaryutil.NativeEndian.PutUint32(value)},
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: 1, SourceRegister: true},
+	}
+}
+
+func accept() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}} }
+
+func drop() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}} }
