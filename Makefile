@@ -71,14 +71,14 @@ bench: build ## the benchmarks of docs/benchmarks.md
 	@scripts/bench
 
 install: build engine cli ## into PREFIX=/usr/local
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/portolan/engine/cli-plugins
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/portolan/engine/cli-plugins
 	install -m 755 bin/portolan $(DESTDIR)$(PREFIX)/bin/
-	install -m 755 bin/portolan-agent $(DESTDIR)$(PREFIX)/libexec/portolan/
-	install -m 755 $(shell find bin/engine -maxdepth 1 -type f 2>/dev/null) $(DESTDIR)$(PREFIX)/libexec/portolan/engine/
-	install -m 755 bin/engine/cli-plugins/* $(DESTDIR)$(PREFIX)/libexec/portolan/engine/cli-plugins/
+	install -m 755 bin/portolan-agent $(DESTDIR)$(PREFIX)/lib/portolan/
+	install -m 755 $(shell find bin/engine -maxdepth 1 -type f 2>/dev/null) $(DESTDIR)$(PREFIX)/lib/portolan/engine/
+	install -m 755 bin/engine/cli-plugins/* $(DESTDIR)$(PREFIX)/lib/portolan/engine/cli-plugins/
 
 uninstall: ## what install put there
-	rm -rf $(DESTDIR)$(PREFIX)/bin/portolan $(DESTDIR)$(PREFIX)/libexec/portolan
+	rm -rf $(DESTDIR)$(PREFIX)/bin/portolan $(DESTDIR)$(PREFIX)/lib/portolan
 
 clean: ## everything that was built here
 	rm -rf bin
