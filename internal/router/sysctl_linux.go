@@ -39,6 +39,9 @@ func namespaceSysctls() []sysctl {
 		{"ipv4/ip_local_port_range", "1024 65535"},
 		{"ipv4/tcp_tw_reuse", "1"},
 		{"ipv4/tcp_max_syn_backlog", "4096"},
+		// The SYN of a reused port would find the old connection in TIME_WAIT
+		// before it is routed, and ip_forward drops what has a socket.
+		{"ipv4/tcp_early_demux", "0"},
 	}
 }
 
