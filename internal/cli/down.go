@@ -17,6 +17,9 @@ const (
 	// downTime is how long the daemon may take to end containers, engine and
 	// machine: dockerd gives each container 10 s by default.
 	downTime = 60 * time.Second
+	// holderTime is downTime for a daemon that can only be signalled: it gives
+	// dockerd 30 s.
+	holderTime = 40 * time.Second
 	// exitTime is how long its process may outlive its machine.
 	exitTime = 10 * time.Second
 	// lockTime is how long the lock may outlive the daemon's process.
@@ -114,7 +117,9 @@ func (g *global) stopDaemon(ctx context.Context) (pid int, clean bool, err error
 		g.warnf("%v; ending the daemon by a signal", err)
 		return g.stopHolder(ctx)
 	}
-	pid = status.Daemon.PID
+	if pid = status.Daemon.PID; pid == 0 {
+		return 0, false, errors.New("the daemon does not tell its process id")
+	}
 	askCtx, cancel := context.WithTimeout(ctx, downTime)
 	defer cancel()
 	if err := g.client().Down(askCtx); err != nil && !errors.Is(err, client.ErrNotRunning) {
@@ -146,7 +151,7 @@ func (g *global) stopHolder(ctx context.Context) (pid int, clean bool, err error
 	case !errors.As(err, &held) || held.PID == 0:
 		return 0, false, err
 	}
-	killed, err := launch.Terminate(ctx, held.PID, exitTime)
+	killed, err := launch.Terminate(ctx, held.PID, holderTime)
 	return held.PID, err == nil && !killed, err
 }
 

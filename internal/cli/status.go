@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/portolan-net/portolan/internal/api"
+	"github.com/portolan-net/portolan/internal/cli/launch"
 	"github.com/portolan-net/portolan/internal/client"
 	"github.com/portolan-net/portolan/internal/portolan"
 )
@@ -50,9 +51,14 @@ func (g *global) statusCommand() *cobra.Command {
 func (g *global) statusOrStopped(ctx context.Context) (api.Status, error) {
 	status, err := g.status(ctx)
 	if errors.Is(err, client.ErrNotRunning) {
+		state, pid := api.Stopped, 0
+		if holder, held := launch.Holder(g.profile.LockFile()); held {
+			state, pid = api.Starting, holder
+		}
 		return api.Status{
 			Profile:    g.profile.Name,
-			State:      api.Stopped,
+			State:      state,
+			Daemon:     api.Process{PID: pid},
 			DockerHost: g.dockerHost(),
 			Context:    g.profile.ContextName(),
 			Link:       portolan.DefaultLink(),

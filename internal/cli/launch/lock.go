@@ -79,6 +79,19 @@ func Wait(ctx context.Context, path string) (*Lock, error) {
 	}
 }
 
+// Holder says who holds the lock, and whether anybody does. It makes nothing.
+func Holder(path string) (pid int, held bool) {
+	file, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return 0, false
+	}
+	defer func() { _ = file.Close() }()
+	if errors.Is(flock(file), errHeld) {
+		return readPID(file), true
+	}
+	return 0, false
+}
+
 // Adopt takes over the lock that a parent process passed as descriptor fd.
 func Adopt(fd uintptr, path string) (*Lock, error) {
 	file := os.NewFile(fd, path)

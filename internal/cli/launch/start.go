@@ -27,12 +27,14 @@ const ReadyStep = "ready"
 
 const (
 	// cleanUpTime is how long a daemon may take to undo a start that did not
-	// succeed: it has to end dockerd and unmount its file systems.
-	cleanUpTime = 15 * time.Second
+	// succeed. It gives dockerd 30 s to end, and unmounts its file systems.
+	cleanUpTime = 40 * time.Second
 	// maxLog is where daemon.log becomes daemon.log.1.
 	maxLog = 10 << 20
-	// maxReason is how much of the log explains a daemon that died silently.
+	// maxReason is how much of the log explains a daemon that died silently, and
+	// maxScan how much is looked at to find that.
 	maxReason = 2 << 10
+	maxScan   = 1 << 20
 )
 
 // Command is how to start a daemon.
@@ -106,6 +108,8 @@ func follow(ctx context.Context, progress *os.File, report func(api.Step)) error
 		}
 		report(step)
 		switch {
+		case step.Error != "" && step.Name == ReadyStep:
+			return errors.New(step.Error)
 		case step.Error != "":
 			return fmt.Errorf("%s: %s", step.Name, step.Error)
 		case step.Name == ReadyStep:
@@ -123,8 +127,8 @@ func follow(ctx context.Context, progress *os.File, report func(api.Step)) error
 
 // giveUp makes sure that the daemon is gone and says why it was not wanted.
 func giveUp(ctx context.Context, cmd *exec.Cmd, reason error, log func() string) error {
-	ended := reason != nil && ctx.Err() == nil
-	if ended { // it knows itself, and cleans up
+	ended := false
+	if ctx.Err() == nil { // it knows itself that it failed, and cleans up
 		ended = within(ctx, cleanUpTime, cmd.Process.Pid) == nil
 	}
 	if !ended {
@@ -169,7 +173,7 @@ func openLog(path string) (*os.File, int64, error) {
 	return log, info.Size(), nil
 }
 
-// logSince returns the end of what the log holds after start.
+// logSince returns what explains a death best in the log after start.
 func logSince(path string, start int64) string {
 	file, err := os.Open(path)
 	if err != nil {
@@ -177,8 +181,26 @@ func logSince(path string, start int64) string {
 	}
 	defer func() { _ = file.Close() }()
 	if info, err := file.Stat(); err == nil {
-		start = max(start, info.Size()-maxReason)
+		start = max(start, info.Size()-maxScan)
 	}
-	text, _ := io.ReadAll(io.NewSectionReader(file, start, maxReason))
-	return strings.TrimSpace(string(text))
+	text, _ := io.ReadAll(io.NewSectionReader(file, start, maxScan))
+	return lastWords(string(text))
+}
+
+// lastWords is the message of a panic, without the stacks; else the last lines.
+func lastWords(text string) string {
+	for _, word := range []string{"panic: ", "fatal error: "} {
+		at := strings.LastIndex("\n"+text, "\n"+word)
+		if at < 0 {
+			continue
+		}
+		message, _, _ := strings.Cut(text[at:], "\n\ngoroutine ")
+		return message[:min(len(message), maxReason)]
+	}
+	text = strings.TrimSpace(text)
+	if len(text) > maxReason {
+		text = text[len(text)-maxReason:]
+		_, text, _ = strings.Cut(text, "\n")
+	}
+	return text
 }
