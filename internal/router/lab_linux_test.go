@@ -106,6 +106,13 @@ func newLab(t *testing.T) *lab {
 	l.helper.waitReady(t)
 	l.machine.do(t, func() error { return l.connectContainer() })
 	l.container.do(t, func() error { return l.configureContainer() })
+	// A new veth loses packets until the kernel has seen its carrier.
+	for _, addr := range []string{"172.30.0.1:9", "[fd00:30::1]:9"} {
+		eventually(t, "machine answers", func() bool {
+			_, err := l.dial("tcp", netip.MustParseAddrPort(addr), 100*time.Millisecond)
+			return errors.Is(err, unix.ECONNREFUSED)
+		})
+	}
 	return l
 }
 
