@@ -178,9 +178,12 @@ func hidesReset(src *side) bool {
 	}
 	const stateClose = 7 // TCP_CLOSE, include/net/tcp_states.h
 	closed := false
-	_ = raw.Control(func(fd uintptr) {
+	err = raw.Control(func(fd uintptr) {
 		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
 		closed = err == nil && info.State == stateClose
 	})
+	if err != nil {
+		return true // the opposite direction is resetting the flow
+	}
 	return closed && !src.shut.Load()
 }
