@@ -54,16 +54,18 @@ type key struct {
 type record struct {
 	binding portolan.Binding
 
-	mu     sync.Mutex // held during each call of the daemon about this binding; guards the two below
+	mu     sync.Mutex // held during each call of the daemon about this binding; guards the three below
 	ended  bool       // nothing more is said about it
 	synced bool       // the daemon of the present watch knows it
+	reason string     // why the last attempt to renew failed
 }
 
 const (
-	helloLimit   = 5 * time.Second // for the first message
-	publishLimit = 5 * time.Second // within the shim's startLimit
-	tellLimit    = 3 * time.Second // within the shim's stopLimit
-	renewPause   = 5 * time.Second // until the next attempt to renew
+	helloLimit   = 5 * time.Second        // for the first message
+	publishLimit = 5 * time.Second        // within the shim's startLimit
+	tellLimit    = 3 * time.Second        // within the shim's stopLimit
+	renewPause   = 5 * time.Second        // until the next attempt to renew
+	acceptPause  = 100 * time.Millisecond // while descriptors are short
 )
 
 // NewRegistry returns a registry without shims.
@@ -85,6 +87,11 @@ func (r *Registry) Serve(ctx context.Context, l *net.UnixListener) error {
 				_ = conn.Close()
 			}
 			return nil
+		}
+		if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
+			r.cfg.Log.Warn("accept pauses", "error", err)
+			time.Sleep(acceptPause)
+			continue
 		}
 		if err != nil {
 			return fmt.Errorf("accept shim on %s: %w", l.Addr(), err)
@@ -216,7 +223,7 @@ func (r *Registry) end(ctx context.Context, rec *record, how verb) {
 	if how == unpublish {
 		tell = r.cfg.Daemon.Unpublish
 	}
-	if err := tell(ctx, rec.binding); err != nil && ctx.Err() != context.Canceled {
+	if err := tell(ctx, rec.binding); err != nil && !errors.Is(ctx.Err(), context.Canceled) {
 		r.cfg.Log.Warn("daemon was not told that a port closed", "binding", rec.binding, "error", err)
 		r.cfg.Daemon.Resync()
 	}
@@ -241,10 +248,7 @@ func (r *Registry) Sync(ctx context.Context) {
 	for {
 		failed := false
 		for _, rec := range r.records() {
-			if err := r.renew(ctx, rec); err != nil {
-				failed = true
-				r.cfg.Log.Warn("published port is not back on the host", "binding", rec.binding, "error", err)
-			}
+			failed = !r.renew(ctx, rec) || failed
 		}
 		var again <-chan time.Time
 		if failed {
@@ -269,18 +273,25 @@ func (r *Registry) records() []*record {
 	return all
 }
 
-// renew tells of one binding, unless the daemon knows it.
-func (r *Registry) renew(ctx context.Context, rec *record) error {
+// renew tells of one binding, unless the daemon knows it, and reports success.
+func (r *Registry) renew(ctx context.Context, rec *record) bool {
 	ctx, cancel := context.WithTimeout(ctx, tellLimit)
 	defer cancel()
 	rec.mu.Lock()
 	defer rec.mu.Unlock()
 	if rec.ended || rec.synced {
-		return nil
+		return true
 	}
 	err := r.cfg.Daemon.Renew(ctx, rec.binding)
-	rec.synced = err == nil
-	return err
+	if err == nil {
+		rec.synced, rec.reason = true, ""
+		return true
+	}
+	if rec.reason != err.Error() { // once is enough
+		rec.reason = err.Error()
+		r.cfg.Log.Warn("published port is not back on the host", "binding", rec.binding, "error", err)
+	}
+	return false
 }
 
 // checkPeer refuses other users than the agent's own, root of the machine.
@@ -291,9 +302,10 @@ func checkPeer(conn *net.UnixConn) error {
 	}
 	var cred *unix.Ucred
 	var credErr error
-	if err := errors.Join(raw.Control(func(fd uintptr) {
+	err = raw.Control(func(fd uintptr) {
 		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}), credErr); err != nil {
+	})
+	if err := errors.Join(err, credErr); err != nil {
 		return fmt.Errorf("check peer: %w", err)
 	}
 	if int(cred.Uid) != os.Geteuid() {

@@ -26,7 +26,7 @@ const (
 )
 
 // RelayFunc moves bytes between two connections until both directions have
-// ended or ctx has.
+// ended or ctx has, as relay.TCP does.
 type RelayFunc func(ctx context.Context, client, dest datapath.Conn)
 
 // TCP forwards the connections of one listener.
@@ -97,11 +97,6 @@ func (t *TCP) handle(ctx context.Context, client *net.TCPConn) {
 		return
 	}
 	defer func() { _ = dest.Close() }()
-	stop := context.AfterFunc(ctx, func() {
-		_ = client.Close()
-		_ = dest.Close()
-	})
-	defer stop()
 	t.Relay(ctx, client, dest)
 }
 
