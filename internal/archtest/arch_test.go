@@ -34,7 +34,7 @@ func TestRulesCanFail(t *testing.T) {
 		{"router by egress", "internal/egress/x.go", `import "github.com/portolan-net/portolan/internal/router"`, "so that a second datapath fits"},
 		{"router by a darwin file", "internal/egress/x_darwin.go", `import "github.com/portolan-net/portolan/internal/router"`, "so that a second datapath fits"},
 		{"router by the daemon", "internal/daemon/x.go", `import "github.com/portolan-net/portolan/internal/router"`, ""},
-		{"lab in a program", "internal/daemon/x.go", `import "github.com/portolan-net/portolan/internal/lab"`, "for tests"},
+		{"lab in a program", "internal/daemon/x.go", `import "github.com/portolan-net/portolan/internal/lab"`, "it is for tests"},
 		{"lab in a test", "internal/daemon/x_test.go", `import "github.com/portolan-net/portolan/internal/lab"`, ""},
 		{"gvisor", "internal/router/x.go", `import "gvisor.dev/gvisor/pkg/tcpip"`, "a later datapath"},
 		{"netlink on the host's side", "internal/egress/x.go", `import "github.com/vishvananda/netlink"`, "not set up by us"},

@@ -18,7 +18,7 @@ func layers() [][]string {
 		{"internal/egress", "internal/publish", "internal/shim", "internal/engine"},
 		{"internal/machine", "internal/guest", "internal/doctor"},
 		{"internal/agent"},
-		{"internal/daemon", "internal/cli"},
+		{"internal/daemon", "internal/cli", "internal/stage"},
 		{"cmd/portolan", "cmd/portolan-agent", "cmd/portolan-demo"},
 	}
 }
@@ -35,10 +35,12 @@ func restrictions() []restriction {
 	kernel := []string{"internal/router", "internal/machine", "internal/guest", "internal/engine", "internal/doctor", "internal/lab"}
 	// The daemon reads the host's routes, and asks for no more.
 	readers := append([]string{"internal/daemon"}, kernel...)
+	// What only tests and benchmarks import.
+	tests := []string{"internal/lab", "internal/testimage", "internal/stage"}
 	return []restriction{
 		{
 			module + "/internal/api",
-			[]string{"internal/agentlink", "internal/client", "internal/publish", "internal/shim", "internal/engine", "internal/agent", "internal/doctor", "internal/cli", "internal/daemon"},
+			[]string{"internal/agentlink", "internal/client", "internal/publish", "internal/shim", "internal/engine", "internal/agent", "internal/doctor", "internal/cli", "internal/daemon", "internal/stage"},
 			"what carries packets does not know that an API exists",
 		},
 		{
@@ -46,8 +48,9 @@ func restrictions() []restriction {
 			[]string{"internal/machine", "internal/daemon", "cmd/portolan"},
 			"everybody else speaks to internal/datapath, so that a second datapath fits",
 		},
-		{module + "/internal/lab", nil, "the lab is for tests"},
-		{module + "/internal/testimage", nil, "its images are for tests"},
+		{module + "/internal/lab", tests, "it is for tests"},
+		{module + "/internal/testimage", tests, "it is for tests"},
+		{module + "/internal/stage", tests, "it is for tests"},
 		{module + "/cmd", nil, "a main only wires"},
 		{"gvisor.dev/gvisor", nil, "a later datapath may, alone"},
 		{"github.com/vishvananda", readers, "the host's network is not set up by us, only namespaces of our own"},
@@ -55,7 +58,7 @@ func restrictions() []restriction {
 		{"github.com/spf13", []string{"internal/cli", "cmd/portolan"}, "flags are the CLI's business"},
 		{"github.com/moby/moby", []string{"internal/engine", "internal/agent", "internal/daemon", "internal/doctor", "internal/cli"}, "the datapath works with any engine"},
 		{"github.com/miekg/dns", []string{"internal/dns", "internal/lab"}, "names are the resolver's business"},
-		{"testing", []string{"internal/lab"}, "programs carry no tests"},
+		{"testing", tests, "programs carry no tests"},
 	}
 }
 
