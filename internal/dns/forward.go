@@ -103,7 +103,7 @@ func (h *heat) run(ctx context.Context) {
 				next.Reset(h.ask(ctx))
 			}
 			if polite == nil && h.waits() {
-				polite = time.After(courtesy)
+				polite = time.After(time.Until(h.began.Add(courtesy)))
 			}
 			if h.over() {
 				h.decide(h.verdict())

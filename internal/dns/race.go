@@ -18,7 +18,7 @@ import (
 //
 //	positive (records, or TC)    wins at once
 //	negative (NXDOMAIN, no data) wins when no trusted server before it is still
-//	                             silent, or courtesy after it came
+//	                             silent, or courtesy after the query came
 //	SERVFAIL, REFUSED, NOTIMP    counts only if nobody says anything better
 //	nothing                      after silence the query ends with SERVFAIL; but if
 //	                             one of those asked has answered somebody else
@@ -29,7 +29,7 @@ import (
 // answers, or the lack of them, are what health is made of.
 const (
 	hedgeDelay = 200 * time.Millisecond
-	courtesy   = 500 * time.Millisecond
+	courtesy   = 700 * time.Millisecond
 	silence    = 1800 * time.Millisecond
 	// patience is below the 4 s after which the engine's own resolver gives up
 	// (moby, daemon/libnetwork/resolver.go: extIOTimeout), and glibc's 5 s.

@@ -38,6 +38,7 @@ type upstream struct {
 	mu       sync.Mutex // guards what follows
 	health   health
 	answered time.Time // last
+	failed   time.Time // last, of those that count
 	backoff  time.Duration
 	retryAt  time.Time
 }
@@ -61,15 +62,15 @@ func (u *upstream) lag() {
 	}
 }
 
-// fail notes an error at once, or silence since asked, unless the server answered
-// somebody else meanwhile.
+// fail notes an error, or silence since asked, unless the server answered somebody
+// else meanwhile. Of many queries on their way together the first failure counts.
 func (u *upstream) fail(now, asked time.Time) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.answered.After(asked) {
+	if u.answered.After(asked) || u.health == down && asked.Before(u.failed) {
 		return
 	}
-	u.health = down
+	u.health, u.failed = down, now
 	u.backoff = min(max(minRetry, 2*u.backoff), maxRetry)
 	u.retryAt = now.Add(u.backoff)
 }

@@ -1,0 +1,157 @@
+package dns
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	miekg "github.com/miekg/dns"
+)
+
+// TestFailover: what the first query gets, and from then on the others.
+func TestFailover(t *testing.T) {
+	quick := func(addr string) func(testing.TB) *resolver {
+		return func(t testing.TB) *resolver { return answering(t, addr, 0) }
+	}
+	late := func(addr string) func(testing.TB) *resolver {
+		return func(t testing.TB) *resolver { return answering(t, addr, 3*hedgeDelay) }
+	}
+	rcode := func(rcode int) func(testing.TB) *resolver {
+		return func(t testing.TB) *resolver { return saying(t, rcode) }
+	}
+	type list []func(testing.TB) *resolver
+	const a, b = "192.0.2.1", "192.0.2.2"
+	for _, c := range []struct {
+		name    string
+		servers list
+		want    string // address or rcode
+		first   time.Duration
+		later   time.Duration
+	}{
+		{"healthy first", list{quick(a), quick(b)}, a, 0, 0},
+		{"dead first", list{silentServer, quick(b)}, b, hedgeDelay, 0},
+		{"two dead first", list{silentServer, silentServer, quick(b)}, b, 2 * hedgeDelay, 0},
+		{"refusing first", list{refusing, quick(b)}, b, 0, 0},
+		{"slow first", list{late(a), quick(b)}, b, hedgeDelay, 0},
+		{"slow alone", list{late(a)}, a, 3 * hedgeDelay, 3 * hedgeDelay},
+		{"SERVFAIL first", list{rcode(miekg.RcodeServerFailure), quick(b)}, b, 0, 0},
+		{"REFUSED first", list{rcode(miekg.RcodeRefused), quick(b)}, b, 0, 0},
+		{"NOTIMP first", list{rcode(miekg.RcodeNotImplemented), quick(b)}, b, 0, 0},
+		{"NXDOMAIN is an answer", list{rcode(miekg.RcodeNameError), quick(b)}, "NXDOMAIN", 0, 0},
+		{"no data is an answer", list{rcode(miekg.RcodeSuccess), quick(b)}, "NOERROR", 0, 0},
+		{"dead first, then NXDOMAIN", list{silentServer, rcode(miekg.RcodeNameError)}, "NXDOMAIN", courtesy, courtesy},
+		{"slow first, then NXDOMAIN", list{late(a), rcode(miekg.RcodeNameError)}, a, 3 * hedgeDelay, 3 * hedgeDelay},
+		{"all refuse", list{refusing, refusing}, "SERVFAIL", 0, 0},
+		{"all SERVFAIL", list{rcode(miekg.RcodeServerFailure), rcode(miekg.RcodeServerFailure)}, "SERVFAIL", 0, 0},
+		{"REFUSED is passed on", list{refusing, rcode(miekg.RcodeRefused)}, "REFUSED", 0, 0},
+		{"none", nil, "SERVFAIL", 0, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			var took [4]time.Duration
+			for range tries {
+				var resolvers []*resolver
+				for _, start := range c.servers {
+					resolvers = append(resolvers, start(t))
+				}
+				s := newSetup(t, resolvers...)
+				inTime := true
+				for i, want := range []time.Duration{c.first, c.later, c.later, c.later} {
+					took[i] = s.expect(t, c.want)
+					inTime = inTime && took[i] < want+150*time.Millisecond // less than any delay that could be wrong
+				}
+				if inTime {
+					return
+				}
+			}
+			t.Errorf("the queries took %v, want %v and then %v", took, c.first, c.later)
+		})
+	}
+}
+
+// tries is how often a loaded machine may be late before it is our fault.
+const tries = 4
+
+// expect asks, wants that address or rcode, and returns how long it took.
+func (s setup) expect(t *testing.T, want string) time.Duration {
+	t.Helper()
+	m, took := s.udp(t, ask("www.example", miekg.TypeA))
+	got := firstA(m)
+	if got == "" {
+		got = miekg.RcodeToString[m.Rcode]
+	}
+	if got != want {
+		t.Fatalf("answer is %s, want %s", got, want)
+	}
+	return took
+}
+
+func TestAllSilentIsServfailSoon(t *testing.T) {
+	s := newSetup(t, silentServer(t), silentServer(t))
+	for try := 1; ; try++ {
+		m, took := s.udp(t, ask("www.example", miekg.TypeA, func(m *miekg.Msg) { m.SetEdns0(1232, false) }))
+		if m.Rcode != miekg.RcodeServerFailure {
+			t.Fatalf("answer is %v", m)
+		}
+		if !strings.Contains(m.String(), errSilence.Error()) {
+			t.Errorf("the answer does not say why: %v", m)
+		}
+		if took >= silence && took <= 2*time.Second {
+			break
+		}
+		if try == tries {
+			t.Fatalf("SERVFAIL took %v", took)
+		}
+	}
+	query := ask("www.example", miekg.TypeA)
+	began := time.Now()
+	if m := unpack(t, s.tcp(t, query), query); m.Rcode != miekg.RcodeServerFailure {
+		t.Errorf("answer over TCP is %v", m)
+	}
+	if took := time.Since(began); took > slack*silence {
+		t.Errorf("SERVFAIL over TCP took %v", took)
+	}
+}
+
+// TestSlowIsNotDead: a name that takes its time is waited for while the resolver
+// answers other queries.
+func TestSlowIsNotDead(t *testing.T) {
+	const hard = silence + 500*time.Millisecond
+	r := startResolver(t, func(query []byte, _ netip.AddrPort, _ transport) [][]byte {
+		if strings.Contains(string(query), "hard") {
+			time.Sleep(hard)
+		}
+		return [][]byte{addressAnswer(query, "192.0.2.1")}
+	})
+	s := newSetup(t, r)
+	answers := make(chan []byte, 1)
+	query := ask("hard.example", miekg.TypeA)
+	s.HandleUDP(query, container, func(answer []byte) { answers <- answer })
+	time.Sleep(silence / 2)
+	s.udp(t, ask("easy.example", miekg.TypeA))
+	select {
+	case answer := <-answers:
+		if m := unpack(t, answer, query); firstA(m) != "192.0.2.1" {
+			t.Errorf("answer is %v", m)
+		}
+	case <-time.After(slack * patience):
+		t.Error("no answer")
+	}
+}
+
+// TestDeadServerIsLeftAlone: it is not asked for every query.
+func TestDeadServerIsLeftAlone(t *testing.T) {
+	dead, good := silentServer(t), answering(t, "192.0.2.1", 0)
+	s := newSetup(t, dead, good)
+	query := ask("www.example", miekg.TypeA)
+	s.udp(t, query)
+	time.Sleep(silence + 100*time.Millisecond) // the race's loser is found dead
+	before := dead.seen.Load()
+	for range 50 {
+		s.udp(t, query)
+	}
+	if more := dead.seen.Load() - before; more > 1 {
+		t.Errorf("50 queries asked the dead server %d times", more)
+	}
+}
