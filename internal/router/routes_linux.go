@@ -10,10 +10,11 @@ import (
 	"github.com/portolan-net/portolan/internal/portolan"
 )
 
-// Marks that the packet filter sets, and what they lead to.
+// Marks that the packet filter and the helper set, and what they lead to.
 const (
 	markLocal = 1 // to a socket of this namespace, whatever the destination
 	markSlow  = 2 // into slow0
+	markUDP6  = 3 // to the machine, in fragments of fragmentMTU
 )
 
 // Routing tables and the preferences of their rules. The table "local" moves
@@ -21,8 +22,10 @@ const (
 const (
 	tableLocal = 101
 	tableSlow  = 102
+	tableUDP6  = 103
 	prefLocal  = 10
 	prefSlow   = 11
+	prefUDP6   = 12
 	prefKernel = 100
 )
 
@@ -59,7 +62,38 @@ func setupRoutes(link portolan.Link) error {
 		return fmt.Errorf("open netlink: %w", err)
 	}
 	defer here.Close()
-	return addDefaults(here, linkName, link.Machine())
+	if err := addDefaults(here, linkName, link.Machine()); err != nil {
+		return err
+	}
+	return setupUDP6(link)
+}
+
+// setupUDP6 gives marked datagrams the routes of table main again, with an MTU.
+func setupUDP6(link portolan.Link) error {
+	dev, err := netlink.LinkByName(linkName)
+	if err != nil {
+		return fmt.Errorf("find %s: %w", linkName, err)
+	}
+	onLink := &net.IPNet{IP: link.V6.Addr().AsSlice(), Mask: net.CIDRMask(link.V6.Bits(), 128)}
+	for _, route := range []*netlink.Route{
+		{Dst: onLink, Scope: netlink.SCOPE_LINK},
+		{Gw: link.Machine().V6.AsSlice()},
+	} {
+		route.LinkIndex, route.Table, route.MTU = dev.Attrs().Index, tableUDP6, fragmentMTU
+		if err := netlink.RouteAdd(route); err != nil {
+			return fmt.Errorf("add route to table %d: %w", tableUDP6, err)
+		}
+	}
+	return addRule(unix.AF_INET6, prefUDP6, tableUDP6, markUDP6)
+}
+
+func addRule(family, pref, table int, mark uint32) error {
+	rule := netlink.NewRule()
+	rule.Family, rule.Priority, rule.Table, rule.Mark = family, pref, table, mark
+	if err := netlink.RuleAdd(rule); err != nil {
+		return fmt.Errorf("add rule %d for table %d: %w", pref, table, err)
+	}
+	return nil
 }
 
 // setupPolicy adds one family's rules. The new rule for "local" stands before
@@ -73,10 +107,8 @@ func setupPolicy(family int) error {
 		{prefSlow, tableSlow, markSlow},
 		{prefKernel, unix.RT_TABLE_LOCAL, 0},
 	} {
-		rule := netlink.NewRule()
-		rule.Family, rule.Priority, rule.Table, rule.Mark = family, r.pref, r.table, r.mark
-		if err := netlink.RuleAdd(rule); err != nil {
-			return fmt.Errorf("add rule %d for table %d: %w", r.pref, r.table, err)
+		if err := addRule(family, r.pref, r.table, r.mark); err != nil {
+			return err
 		}
 	}
 	kernel := netlink.NewRule()

@@ -49,8 +49,8 @@ const (
 	// udpBuffer holds a burst of about 60 of the largest datagrams.
 	udpBuffer = 4 << 20
 	// fragmentMTU is the MTU of the engine's networks unless users set another.
-	// Larger datagrams are fragmented to it at once, because IPv6 routers don't
-	// fragment, and the first datagram would be lost to packet-too-big.
+	// Larger IPv6 datagrams are fragmented to it at once, because IPv6 routers
+	// don't fragment, and the first one would be lost to packet-too-big.
 	fragmentMTU = 1500
 )
 
@@ -77,7 +77,8 @@ func (k kind) options() []option {
 	case udp6:
 		opts = append(opts,
 			option{unix.SOL_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_DONT},
-			option{unix.SOL_IPV6, unix.IPV6_MTU, fragmentMTU})
+			// Not IPV6_MTU: the kernel heeds it only above the route's MTU.
+			option{unix.SOL_SOCKET, unix.SO_MARK, markUDP6})
 	}
 	return opts
 }
