@@ -16,6 +16,9 @@ type Binaries struct {
 	Portolan string // cmd/portolan
 	Agent    string // cmd/portolan-agent, in the same directory
 	Engine   string // bin/engine of the repository: dockerd, containerd, runc, docker
+
+	// keep holds the pipe whose end lets the watchdog remove the programs.
+	keep *watchdog
 }
 
 // binDirVariable names a directory with programs that are already built.
@@ -42,12 +45,14 @@ func buildBinaries() (Binaries, error) {
 		return Binaries{}, err
 	}
 	dir := os.Getenv(binDirVariable)
+	var keep *watchdog
 	if dir == "" {
-		if dir, err = goBuild(root, "portolan", "portolan-agent"); err != nil {
+		if dir, keep, err = goBuild(root, "portolan", "portolan-agent"); err != nil {
 			return Binaries{}, err
 		}
 	}
 	b := Binaries{
+		keep:     keep,
 		Portolan: filepath.Join(dir, "portolan"),
 		Agent:    filepath.Join(dir, "portolan-agent"),
 		Engine:   filepath.Join(root, "bin", "engine"),
@@ -60,15 +65,16 @@ func buildBinaries() (Binaries, error) {
 	return b, nil
 }
 
-// goBuild builds commands of cmd/ into a directory that a watchdog removes when
-// the test process has ended.
-func goBuild(root string, commands ...string) (string, error) {
-	dir, err := os.MkdirTemp("", "portolan-lab-bin-")
+// goBuild builds commands of cmd/ into a directory that the watchdog removes
+// when the test process has ended.
+func goBuild(root string, commands ...string) (string, *watchdog, error) {
+	dir, err := makeDir("portolan-lab-bin")
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
-	if _, err := startWatchdog(dir); err != nil {
-		return "", errors.Join(err, os.RemoveAll(dir))
+	dog, err := startWatchdog(dir)
+	if err != nil {
+		return "", nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	args := []string{"build", "-o", dir + "/"}
 	for _, c := range commands {
@@ -77,9 +83,10 @@ func goBuild(root string, commands ...string) (string, error) {
 	cmd := exec.CommandContext(context.Background(), "go", args...)
 	cmd.Dir = root
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go build in %s: %w\n%s", root, err, out)
+		err = fmt.Errorf("go build in %s: %w\n%s", root, err, out)
+		return "", nil, errors.Join(err, dog.stop())
 	}
-	return dir, nil
+	return dir, dog, nil
 }
 
 // repositoryRoot is the directory with go.mod above the test's own.

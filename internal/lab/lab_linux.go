@@ -68,7 +68,7 @@ func New(t testing.TB, opts ...Option) *Lab {
 // build makes directory, watchdog, nodes and network, in that order.
 func build(c config) (l *Lab, err error) {
 	l = &Lab{links: map[string]*Link{}, loss: map[string]float64{}}
-	if l.Dir, err = os.MkdirTemp("", "portolan-lab-"); err != nil {
+	if l.Dir, err = makeDir("portolan-lab"); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -89,6 +89,12 @@ func build(c config) (l *Lab, err error) {
 		return nil, fmt.Errorf("connect nodes: %w", err)
 	}
 	return l, nil
+}
+
+// makeDir makes a directory whose name tells whose it is. It ends in a letter,
+// so that no such name is the beginning of another.
+func makeDir(prefix string) (string, error) {
+	return os.MkdirTemp("", fmt.Sprintf("%s-%d-*.d", prefix, os.Getpid()))
 }
 
 func (l *Lab) addNodes() (err error) {

@@ -20,7 +20,7 @@ for turn in 1 2 3 4 5 6 7 8 9 10; do
 	done
 	sleep 0.1
 done
-rm -rf -- "$1"
+rm -rf --one-file-system -- "$1"
 `
 
 // watchdog is the process that cleans up after the test process.
@@ -29,8 +29,9 @@ type watchdog struct {
 	pipe io.Closer
 }
 
-// startWatchdog starts it in a session of its own, so that the terminal's
-// interrupt reaches the test process only.
+// startWatchdog starts a watchdog that the caller keeps until stop: were it
+// collected as garbage, its pipe would end. It is in a session of its own, so that
+// the terminal's interrupt reaches the test process only.
 func startWatchdog(dir string) (*watchdog, error) {
 	cmd := exec.Command("/bin/sh", "-c", watchdogScript, "portolan-lab", dir)
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
