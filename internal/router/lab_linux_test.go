@@ -355,3 +355,13 @@ func both(t *testing.T, test func(t *testing.T, server, container netip.Addr)) {
 	t.Run("v4", func(t *testing.T) { test(t, server4, container4) })
 	t.Run("v6", func(t *testing.T) { test(t, server6, container6) })
 }
+
+// openFiles counts a process's descriptors.
+func openFiles(t *testing.T, pid int) int {
+	t.Helper()
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
