@@ -132,7 +132,7 @@ func (w *waiter) publish(ctx context.Context) error {
 	if err := w.connect(dialCtx); err != nil {
 		return err
 	}
-	return w.ask(ctx, publish, w.fd)
+	return w.ask(ctx, verbPublish, w.fd)
 }
 
 // connect reaches the agent, and waits for it as long as ctx allows.
@@ -243,7 +243,7 @@ func (w *waiter) again(ctx context.Context, signals <-chan os.Signal) os.Signal 
 	go func() {
 		defer close(done)
 		for ctx.Err() == nil {
-			if w.connect(ctx) == nil && w.ask(ctx, renew, w.fd) == nil {
+			if w.connect(ctx) == nil && w.ask(ctx, verbRenew, w.fd) == nil {
 				return
 			}
 			w.hangUp()
@@ -276,5 +276,5 @@ func (w *waiter) unpublish(ctx context.Context) {
 			return
 		}
 	}
-	_ = w.ask(ctx, unpublish, -1) // nobody is left to be told
+	_ = w.ask(ctx, verbUnpublish, -1) // nobody is left to be told
 }

@@ -120,19 +120,18 @@ func (r *Registry) serve(ctx context.Context, conn *net.UnixConn) {
 		}
 		return
 	}
+	if file != nil {
+		defer func() { _ = file.Close() }()
+	}
 	_ = conn.SetReadDeadline(time.Time{})
-	switch hello.Verb {
-	case publish, renew:
-		r.hold(ctx, conn, hello, file)
-		return
-	case unpublish:
-		r.end(ctx, r.add(hello.Binding), unpublish)
+	switch err := checkRequest(hello); {
+	case err != nil:
+		_ = send(conn, answer{Error: err.Error()}, -1)
+	case hello.Verb == verbUnpublish:
+		r.end(ctx, r.add(hello.Binding), verbUnpublish)
 		_ = send(conn, answer{}, -1)
 	default:
-		_ = send(conn, answer{Error: fmt.Sprintf("ask portolan-agent to %q: not known", hello.Verb)}, -1)
-	}
-	if file != nil {
-		_ = file.Close()
+		r.hold(ctx, conn, hello, file)
 	}
 }
 
@@ -140,7 +139,7 @@ func (r *Registry) serve(ctx context.Context, conn *net.UnixConn) {
 func (r *Registry) hold(ctx context.Context, conn *net.UnixConn, hello request, file *os.File) {
 	rec := r.add(hello.Binding)
 	local, err := serveLocal(ctx, file, hello.Binding, r.cfg)
-	if err == nil && hello.Verb == publish {
+	if err == nil && hello.Verb == verbPublish {
 		if err = r.publish(ctx, rec); err != nil {
 			local.close()
 		}
@@ -158,8 +157,8 @@ func (r *Registry) hold(ctx context.Context, conn *net.UnixConn, hello request, 
 	switch {
 	case ctx.Err() != nil: // the agent goes, the shim stays
 		r.forget(rec)
-	case err == nil && next.Verb == unpublish:
-		r.end(ctx, rec, unpublish)
+	case err == nil && next.Verb == verbUnpublish:
+		r.end(ctx, rec, verbUnpublish)
 		_ = send(conn, answer{}, -1)
 	default:
 		r.end(ctx, rec, "")
@@ -220,7 +219,7 @@ func (r *Registry) end(ctx context.Context, rec *record, how verb) {
 	ctx, cancel := context.WithTimeout(ctx, tellLimit)
 	defer cancel()
 	tell := r.cfg.Daemon.Release
-	if how == unpublish {
+	if how == verbUnpublish {
 		tell = r.cfg.Daemon.Unpublish
 	}
 	if err := tell(ctx, rec.binding); err != nil && !errors.Is(ctx.Err(), context.Canceled) {

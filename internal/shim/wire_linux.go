@@ -17,15 +17,26 @@ import (
 type verb string
 
 const (
-	publish   verb = "publish"
-	renew     verb = "renew"
-	unpublish verb = "unpublish"
+	verbPublish   verb = "publish"
+	verbRenew     verb = "renew"
+	verbUnpublish verb = "unpublish"
 )
 
 // request is a shim's message. Binding is set in the first of a connection.
 type request struct {
 	Verb    verb             `json:"verb"`
 	Binding portolan.Binding `json:"binding,omitzero"`
+}
+
+// checkRequest refuses a first message that means nothing.
+func checkRequest(r request) error {
+	if r.Verb != verbPublish && r.Verb != verbRenew && r.Verb != verbUnpublish {
+		return fmt.Errorf("ask portolan-agent to %q: not known", r.Verb)
+	}
+	if !r.Binding.Host.IsValid() || !r.Binding.Container.IsValid() {
+		return fmt.Errorf("ask portolan-agent to %s %s: want a host address and a container address", r.Verb, r.Binding)
+	}
+	return nil
 }
 
 // answer is the agent's.
