@@ -52,7 +52,7 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	case "hold":
 		_, err = io.Copy(io.Discard, os.Stdin)
-	case "helper":
+	case "helper", "bare":
 		err = runHelper(os.Args[1], os.Args[2])
 	case "daemon":
 		err = runDaemon(os.Args[1])
@@ -78,6 +78,10 @@ func runHelper(socket, pid string) error {
 	if err != nil {
 		return err
 	}
+	if os.Getenv(roleVariable) == "bare" { // a router whose listeners are gone
+		closeAll(n.listeners)
+		n.listeners = nil
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	fmt.Println("ready")
@@ -94,6 +98,12 @@ type lab struct {
 
 func newLab(t *testing.T) *lab {
 	t.Helper()
+	return newLabWith(t, "helper")
+}
+
+// newLabWith starts the helper in the named role.
+func newLabWith(t *testing.T, role string) *lab {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "prouter") // t.TempDir is too long for a socket
 	if err != nil {
 		t.Fatal(err)
@@ -102,7 +112,7 @@ func newLab(t *testing.T) *lab {
 	l := &lab{socket: filepath.Join(dir, "s")}
 	l.machine = start(t, "hold", unix.CLONE_NEWNET)
 	l.container = start(t, "hold", unix.CLONE_NEWNET)
-	l.helper = start(t, "helper", unix.CLONE_NEWNET, l.socket, strconv.Itoa(l.machine.pid()))
+	l.helper = start(t, role, unix.CLONE_NEWNET, l.socket, strconv.Itoa(l.machine.pid()))
 	l.helper.waitReady(t)
 	l.machine.do(t, func() error { return l.connectContainer() })
 	l.container.do(t, func() error { return l.configureContainer() })

@@ -1,0 +1,163 @@
+package router
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/portolan-net/portolan/internal/portolan"
+)
+
+// TestFloodIsLimited: one source sends more SYNs than synRate; the rest does not
+// reach slow0, and other sources are not touched.
+func TestFloodIsLimited(t *testing.T) {
+	l := newLab(t)
+	l.attach(t, &fakeHandler{open: openEcho})
+	both(t, func(t *testing.T, server, container netip.Addr) {
+		attacker := container.Next()
+		before := l.slowPackets(t)
+		began := time.Now()
+		const flood = 4 * synRate
+		l.flood(t, attacker, server, flood)
+		took := time.Since(began)
+		got := l.slowPackets(t) - before
+		allowed := synRate + uint64(took.Seconds()*synRate)
+		if allowed > flood*3/4 {
+			t.Fatalf("sending took %v: too slow to be a flood", took)
+		}
+		if got > allowed+allowed/10 || got < synRate/2 {
+			t.Errorf("%d of %d SYNs reach %s, want at most about %d", got, flood, slowName, allowed)
+		}
+		conn, err := l.dial("tcp", netip.AddrPortFrom(server, 80), 10*time.Second)
+		if err != nil {
+			t.Fatalf("another source: %v", err)
+		}
+		defer conn.Close()
+		checkEcho(t, conn)
+	})
+}
+
+// slowPackets counts what the router's kernel put into slow0 or dropped there.
+func (l *lab) slowPackets(t *testing.T) (n uint64) {
+	t.Helper()
+	l.helper.do(t, func() error {
+		dev, err := netlink.LinkByName(slowName)
+		if err != nil {
+			return err
+		}
+		n = dev.Attrs().Statistics.TxPackets + dev.Attrs().Statistics.TxDropped
+		return nil
+	})
+	return n
+}
+
+// flood sends SYNs with the machine's hardware address and any source.
+func (l *lab) flood(t *testing.T, src, dst netip.Addr, count int) {
+	t.Helper()
+	l.machine.do(t, func() error {
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		dev, err := net.InterfaceByName(machineName)
+		if err != nil {
+			return err
+		}
+		to := &unix.SockaddrLinklayer{Ifindex: dev.Index}
+		typ := []byte{unix.ETH_P_IP >> 8, unix.ETH_P_IP & 0xff}
+		if src.Is6() {
+			typ = []byte{unix.ETH_P_IPV6 >> 8, unix.ETH_P_IPV6 & 0xff}
+		}
+		header := append(append(routerMAC(), machineMAC()...), typ...)
+		segment := make([]byte, 20)
+		segment[12], segment[13], segment[3] = 5<<4, flagSYN, 81
+		for i := range count {
+			segment[0], segment[1] = byte(i>>8), byte(i)
+			putChecksum(segment, 16, src, dst, protoTCP)
+			frame := append(header[:len(header):len(header)], buildIP(src, dst, protoTCP, segment)...)
+			if err := unix.Sendto(fd, frame, 0, to); err != nil && !errors.Is(err, unix.ENOBUFS) {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// TestNoListenerNoLoop: without listeners a datagram is dropped, not routed back.
+func TestNoListenerNoLoop(t *testing.T) {
+	l := newLabWith(t, "bare")
+	both(t, func(t *testing.T, server, _ netip.Addr) {
+		count := l.countOnLink(t, 4243)
+		conn, err := l.dial("udp", netip.AddrPortFrom(server, 4243), time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := conn.Write([]byte("once")); err != nil {
+			t.Error(err)
+		}
+		if n := count(); n != 1 {
+			t.Errorf("the datagram crossed the link %d times, want once", n)
+		}
+	})
+}
+
+// TestErrorsReachDials: what the machine answers to dialled sockets by ICMP.
+func TestErrorsReachDials(t *testing.T) {
+	l := newLab(t)
+	d := l.attach(t, &fakeHandler{})
+	both(t, func(t *testing.T, server, container netip.Addr) {
+		client := client4
+		if server.Is6() {
+			client = client6
+		}
+		for _, src := range []netip.Addr{client, {}} {
+			conn, err := d.DialUDP(t.Context(), netip.AddrPortFrom(src, 0), netip.AddrPortFrom(container, 9))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := conn.Write([]byte("anybody?")); err != nil {
+				t.Error(err)
+			}
+			_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+			if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNREFUSED) {
+				t.Errorf("datagram to a closed port from %v: %v, want refused", src, err)
+			}
+			_ = conn.Close()
+		}
+	})
+}
+
+// TestPacketTooBig: a network of the machine with a smaller MTU than usual.
+func TestPacketTooBig(t *testing.T) {
+	l := newLab(t)
+	d := l.attach(t, &fakeHandler{})
+	l.machine.do(t, func() error {
+		dev, err := netlink.LinkByName("c0")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetMTU(dev, 1280)
+	})
+	addr := netip.AddrPortFrom(container6, 5300)
+	seen := l.echoFrom(t, addr)
+	payload := make([]byte, 1400)
+	flow := portolan.Flow{Proto: portolan.UDP, Src: addr, Dst: netip.AddrPortFrom(server6, 53)}
+	eventually(t, "a reply of 1400 bytes arrives", func() bool {
+		if err := d.ReplyUDP(flow, payload); err != nil && !errors.Is(err, unix.EMSGSIZE) {
+			t.Fatal(err)
+		}
+		select {
+		case from := <-seen:
+			return from == flow.Dst
+		case <-time.After(100 * time.Millisecond):
+			return false
+		}
+	})
+}
