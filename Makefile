@@ -65,7 +65,7 @@ cross: ## cmd/portolan builds for darwin and windows
 	@for os in darwin windows; do echo "build for $$os"; CGO_ENABLED=0 GOOS=$$os $(GO) build -buildvcs=false -o /dev/null ./cmd/portolan || exit; done
 
 unit: ## unit tests with the race detector
-	@CGO_ENABLED=1 $(GO) test -buildvcs=false -race -short -timeout 5m ./cmd/... ./internal/...
+	@CGO_ENABLED=1 $(GO) test -buildvcs=false -race -short -timeout 3m ./cmd/... ./internal/...
 
 bench: build ## the benchmarks of docs/benchmarks.md
 	@scripts/bench
