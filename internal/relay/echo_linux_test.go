@@ -99,7 +99,6 @@ func TestEcho(t *testing.T) {
 func wantReply(t *testing.T, e *Echo, replies chan ping, flow portolan.Flow, payload string) {
 	t.Helper()
 	must(t, e.Send(flow, 1, []byte(payload)))
-	t.Log(flow, len(payload))
 	if got := nextPing(t, replies); got.flow != flow || got.seq != 1 || got.payload != payload {
 		t.Errorf("%s: reply for %s, seq %d, %d bytes", flow, got.flow, got.seq, len(got.payload))
 	}

@@ -32,7 +32,7 @@ func enterNetwork(t *testing.T) {
 	sysctl(t, "ipv6/icmp/ratelimit", "0")
 	router, err := os.Open("/proc/thread-self/ns/net")
 	must(t, err)
-	defer func() { _ = router.Close() }()
+	t.Cleanup(func() { must(t, router.Close()) }) // nothing else keeps the router's namespace
 	remote, err := netlink.NewHandleAt(netns.NsHandle(router.Fd()))
 	must(t, err)
 	defer remote.Close()
@@ -48,6 +48,8 @@ func enterNetwork(t *testing.T) {
 	configure(t, local, "relaytest0", near4+"/24", near6+"/64")
 	configure(t, remote, "lo")
 	configure(t, remote, "relaytest1", router4+"/24", router6+"/64")
+	awaitUp(t, local, "relaytest0")
+	awaitUp(t, remote, "relaytest1")
 	for _, route := range [][2]string{{"0.0.0.0/0", router4}, {"::/0", router6}} {
 		must(t, local.RouteAdd(&netlink.Route{Dst: network(t, route[0]), Gw: net.ParseIP(route[1])}))
 	}
@@ -86,6 +88,17 @@ func configure(t *testing.T, h *netlink.Handle, name string, addresses ...string
 		address.Flags = unix.IFA_F_NODAD
 		must(t, h.AddrAdd(link, address))
 	}
+}
+
+// awaitUp waits until the kernel has noticed that the cable is in, in a work
+// queue of its own; the link drops everything before.
+func awaitUp(t *testing.T, h *netlink.Handle, name string) {
+	t.Helper()
+	eventually(t, name+" comes up", func() bool {
+		link, err := h.LinkByName(name)
+		must(t, err)
+		return link.Attrs().OperState == netlink.OperUp
+	})
 }
 
 func must(t *testing.T, err error) {
