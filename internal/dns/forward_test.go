@@ -95,6 +95,8 @@ func TestQueriesDifferInIDAndPort(t *testing.T) {
 	for range n {
 		s.udp(t, query)
 	}
+	mu.Lock()
+	defer mu.Unlock()
 	if len(ids) < n-2 || len(ports) < n/2 {
 		t.Errorf("%d queries had %d ids and %d ports", n, len(ids), len(ports))
 	}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 )
 
 func TestLargestAnswerOverTCP(t *testing.T) {
+	var mu sync.Mutex
 	var sent []byte
 	r := startResolver(t, func(query []byte, _ netip.AddrPort, _ transport) [][]byte {
 		m := unpackQuery(query)
@@ -22,10 +24,14 @@ func TestLargestAnswerOverTCP(t *testing.T) {
 			txt.Txt = append(txt.Txt, strings.Repeat("x", 255))
 		}
 		m.Answer = []miekg.RR{txt}
+		mu.Lock()
+		defer mu.Unlock()
 		sent = mustPack(m)
 		return [][]byte{sent}
 	})
 	answer := newSetup(t, r).tcp(t, ask("big.example", miekg.TypeTXT))
+	mu.Lock()
+	defer mu.Unlock()
 	if len(answer) < 65000 || !bytes.Equal(answer[2:], sent[2:]) {
 		t.Errorf("%d bytes of %d came, or others", len(answer), len(sent))
 	}
