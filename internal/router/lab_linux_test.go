@@ -96,13 +96,13 @@ type lab struct {
 	machine, container, helper *process
 }
 
-func newLab(t *testing.T) *lab {
+func newLab(t testing.TB) *lab {
 	t.Helper()
 	return newLabWith(t, "helper")
 }
 
 // newLabWith starts the helper in the named role.
-func newLabWith(t *testing.T, role string) *lab {
+func newLabWith(t testing.TB, role string) *lab {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "prouter") // t.TempDir is too long for a socket
 	if err != nil {
@@ -183,7 +183,7 @@ type process struct {
 	done  chan error
 }
 
-func start(t *testing.T, role string, flags uintptr, args ...string) *process {
+func start(t testing.TB, role string, flags uintptr, args ...string) *process {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], args...)
 	cmd.Env = append(os.Environ(), roleVariable+"="+role)
@@ -207,7 +207,7 @@ func start(t *testing.T, role string, flags uintptr, args ...string) *process {
 
 func (p *process) pid() int { return p.cmd.Process.Pid }
 
-func (p *process) waitReady(t *testing.T) {
+func (p *process) waitReady(t testing.TB) {
 	t.Helper()
 	if line, err := p.out.ReadString('\n'); err != nil || line != "ready\n" {
 		t.Fatalf("child said %q, %v", line, err)
@@ -221,7 +221,7 @@ func (p *process) kill() {
 
 // do runs fn in the network namespace of the process, on a thread that ends
 // with it.
-func (p *process) do(t *testing.T, fn func() error) {
+func (p *process) do(t testing.TB, fn func() error) {
 	t.Helper()
 	if err := p.try(fn); err != nil {
 		t.Fatal(err)
@@ -312,14 +312,14 @@ func openEcho(context.Context, portolan.Flow) (datapath.Endpoint, error) {
 }
 
 // attach is the daemon: it runs until the test ends.
-func (l *lab) attach(t *testing.T, handler datapath.Handler) *Datapath {
+func (l *lab) attach(t testing.TB, handler datapath.Handler) *Datapath {
 	t.Helper()
 	d, stop := l.attachUntil(t, handler)
 	t.Cleanup(stop)
 	return d
 }
 
-func (l *lab) attachUntil(t *testing.T, handler datapath.Handler) (d *Datapath, stop func()) {
+func (l *lab) attachUntil(t testing.TB, handler datapath.Handler) (d *Datapath, stop func()) {
 	t.Helper()
 	d, err := Attach(t.Context(), l.socket, portolan.DefaultLink(), testLog(t))
 	if err != nil {
@@ -342,7 +342,7 @@ func (l *lab) attachUntil(t *testing.T, handler datapath.Handler) (d *Datapath, 
 }
 
 // testLog shows the daemon's log when the test is verbose.
-func testLog(t *testing.T) *slog.Logger {
+func testLog(t testing.TB) *slog.Logger {
 	if !testing.Verbose() {
 		return slog.New(slog.DiscardHandler)
 	}
@@ -350,7 +350,7 @@ func testLog(t *testing.T) *slog.Logger {
 }
 
 // eventually waits for a condition that another process brings about.
-func eventually(t *testing.T, what string, condition func() bool) {
+func eventually(t testing.TB, what string, condition func() bool) {
 	t.Helper()
 	for end := time.Now().Add(10 * time.Second); !condition(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
@@ -367,7 +367,7 @@ func both(t *testing.T, test func(t *testing.T, server, container netip.Addr)) {
 }
 
 // openFiles counts a process's descriptors.
-func openFiles(t *testing.T, pid int) int {
+func openFiles(t testing.TB, pid int) int {
 	t.Helper()
 	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 	if err != nil {
