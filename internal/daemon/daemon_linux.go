@@ -145,7 +145,12 @@ func (d *daemon) serve(ctx context.Context) error {
 		return errors.Join(err, group.Wait())
 	}
 	group.Go(func() error {
-		return d.progress.step("engine ready", func() error { return d.awaitReady(ctx) })
+		if err := d.progress.step("engine ready", func() error { return d.awaitReady(ctx) }); err != nil {
+			return err
+		}
+		d.setState(api.Running)
+		d.progress.finish(nil)
+		return nil
 	})
 	return group.Wait()
 }
@@ -161,8 +166,6 @@ func (d *daemon) awaitReady(ctx context.Context) error {
 	case <-time.After(readyTimeout):
 		return fmt.Errorf("engine does not answer after %s: %s", readyTimeout, d.engineTrouble())
 	}
-	d.setState(api.Running)
-	d.progress.finish(nil)
 	return nil
 }
 

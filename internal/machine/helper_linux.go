@@ -62,7 +62,7 @@ func runHelper(ctx context.Context, sharedDir string, ready io.WriteCloser, log 
 	}
 
 	group := machineCgroup(p.Name)
-	defer func() { err = errors.Join(err, group.remove(), os.Remove(recordPath(p))) }()
+	defer func() { err = errors.Join(err, group.remove(), removeRecord(p)) }()
 	init, release, err := startInit(cfg)
 	if err != nil {
 		return err

@@ -57,6 +57,13 @@ func saveRecord(p profile.Profile, r Record) error {
 	return spec.WriteFile(recordPath(p), text)
 }
 
+func removeRecord(p profile.Profile) error {
+	if err := os.Remove(recordPath(p)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
 // identify describes a live process.
 func identify(pid int) (Process, error) {
 	ticks, err := startTicks(pid)

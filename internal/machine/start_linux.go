@@ -117,11 +117,9 @@ func ForceDown(p profile.Profile, r Record) error {
 			return err
 		}
 	}
-	err := machineCgroup(p.Name).remove()
-	for _, path := range []string{p.HelperSocket(), recordPath(p)} {
-		if rmErr := os.Remove(path); rmErr != nil && !errors.Is(rmErr, fs.ErrNotExist) {
-			err = errors.Join(err, rmErr)
-		}
+	err := errors.Join(machineCgroup(p.Name).remove(), removeRecord(p))
+	if rmErr := os.Remove(p.HelperSocket()); rmErr != nil && !errors.Is(rmErr, fs.ErrNotExist) {
+		err = errors.Join(err, rmErr)
 	}
 	return err
 }
