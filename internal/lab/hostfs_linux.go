@@ -2,6 +2,7 @@ package lab
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -18,9 +19,6 @@ func mountHost(dir string) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""); err != nil {
-		return fmt.Errorf("make mounts shared: %w", err)
-	}
 	for _, file := range []string{"resolv.conf", "hosts"} {
 		target, err := filepath.EvalSymlinks(filepath.Join("/etc", file))
 		if err != nil {
@@ -30,7 +28,14 @@ func mountHost(dir string) error {
 			return fmt.Errorf("bind %s: %w", target, err)
 		}
 	}
-	return remountSys()
+	if err := remountSys(); err != nil {
+		return err
+	}
+	// Last, for what is unmounted above would go from shared copies too.
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""); err != nil {
+		return fmt.Errorf("make mounts shared: %w", err)
+	}
+	return nil
 }
 
 // remountSys puts a sysfs of the current network namespace on /sys and moves
@@ -48,6 +53,10 @@ func remountSys() error {
 		}
 		defer unix.Close(fd)
 		trees[p] = fd
+	}
+	// Hidden mounts would still be listed, each cgroup hierarchy twice.
+	if err := unix.Unmount("/sys", unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("unmount the former /sys: %w", err)
 	}
 	if err := unix.Mount("sysfs", "/sys", "sysfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("mount sysfs: %w", err)

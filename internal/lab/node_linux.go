@@ -15,6 +15,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 // markVariable is in the environment of every program that the lab starts.
@@ -141,7 +142,24 @@ func (n *Node) AddAddress(iface string, prefix netip.Prefix) error {
 	if err := n.nl.AddrAdd(link, addr); err != nil {
 		return fmt.Errorf("add address %s to %s of %s: %w", prefix, iface, n.Name, err)
 	}
-	return nil
+	return n.awaitLocal(prefix.Addr())
+}
+
+// kernelPatience bounds the wait for what the kernel puts off to a worker.
+const kernelPatience = 5 * time.Second
+
+// awaitLocal waits until the node takes packets to an address of its own. The
+// kernel adds the route of an IPv6 address later than the address.
+func (n *Node) awaitLocal(addr netip.Addr) error {
+	for end := time.Now().Add(kernelPatience); ; time.Sleep(time.Millisecond) {
+		routes, err := n.nl.RouteGet(addr.AsSlice())
+		if err == nil && len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("wait for the local route of %s on %s: %w", addr, n.Name, os.ErrDeadlineExceeded)
+		}
+	}
 }
 
 // setSysctls writes files below /proc/sys, given as "net/ipv4/ip_forward=1".

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"time"
 
 	"github.com/vishvananda/netlink"
 )
@@ -53,6 +55,7 @@ func (l *Lab) connect(c config) error {
 		}
 	}
 	return errors.Join(
+		l.awaitCarriers(),
 		l.Host.AddAddress("lo", netip.MustParsePrefix(HostAliasV4+"/32")),
 		l.Host.AddAddress("lo", netip.MustParsePrefix(HostAliasV6+"/128")),
 		refuseOn(l.Gateway),
@@ -91,6 +94,30 @@ func (l *Lab) plug(p port, mtu int) error {
 	}
 	l.links[p.node] = &Link{name: p.node, lab: l, node: node, iface: p.iface}
 	return nil
+}
+
+// awaitCarriers waits until all links have told the bridges of their carrier; a
+// bridge forwards nothing to a port before.
+func (l *Lab) awaitCarriers() error {
+	for end := time.Now().Add(kernelPatience); ; time.Sleep(2 * time.Millisecond) {
+		waiting := ""
+		for _, p := range ports() {
+			if !l.fabric.carries(p.node) || !l.node(p.node).carries(p.iface) {
+				waiting = p.node
+			}
+		}
+		if waiting == "" {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("wait for the carrier of %s: %w", waiting, os.ErrDeadlineExceeded)
+		}
+	}
+}
+
+func (n *Node) carries(iface string) bool {
+	link, err := n.nl.LinkByName(iface)
+	return err == nil && link.Attrs().OperState == netlink.OperUp
 }
 
 // node returns the node at the far end of a link.
