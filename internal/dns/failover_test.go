@@ -13,13 +13,13 @@ import (
 // TestFailover: what the first query gets, and from then on the others.
 func TestFailover(t *testing.T) {
 	quick := func(addr string) func(testing.TB) *resolver {
-		return func(t testing.TB) *resolver { return answering(t, addr, 0) }
+		return func(t testing.TB) *resolver { t.Helper(); return answering(t, addr, 0) }
 	}
 	late := func(addr string) func(testing.TB) *resolver {
-		return func(t testing.TB) *resolver { return answering(t, addr, 2*hedgeDelay) }
+		return func(t testing.TB) *resolver { t.Helper(); return answering(t, addr, 2*hedgeDelay) }
 	}
 	rcode := func(rcode int) func(testing.TB) *resolver {
-		return func(t testing.TB) *resolver { return saying(t, rcode) }
+		return func(t testing.TB) *resolver { t.Helper(); return saying(t, rcode) }
 	}
 	type list []func(testing.TB) *resolver
 	const a, b = "192.0.2.1", "192.0.2.2"

@@ -109,6 +109,7 @@ func (r *resolver) serveTCP() {
 
 // answering answers every query with that address, after a while.
 func answering(t testing.TB, addr string, after time.Duration) *resolver {
+	t.Helper()
 	return startResolver(t, func(query []byte, _ netip.AddrPort, _ transport) [][]byte {
 		time.Sleep(after)
 		return [][]byte{addressAnswer(query, addr)}
@@ -117,6 +118,7 @@ func answering(t testing.TB, addr string, after time.Duration) *resolver {
 
 // saying answers every query with that rcode and no record.
 func saying(t testing.TB, rcode int) *resolver {
+	t.Helper()
 	return startResolver(t, func(query []byte, _ netip.AddrPort, _ transport) [][]byte {
 		return [][]byte{rcodeAnswer(query, rcode)}
 	})
@@ -124,11 +126,13 @@ func saying(t testing.TB, rcode int) *resolver {
 
 // silentServer takes queries and never answers.
 func silentServer(t testing.TB) *resolver {
+	t.Helper()
 	return startResolver(t, func([]byte, netip.AddrPort, transport) [][]byte { return nil })
 }
 
 // refusing is an address where nobody listens.
 func refusing(t testing.TB) *resolver {
+	t.Helper()
 	r := silentServer(t)
 	r.stop()
 	return r

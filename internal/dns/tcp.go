@@ -2,6 +2,7 @@ package dns
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
 	"net/netip"
@@ -42,9 +43,8 @@ func (s *Server) ServeTCP(ctx context.Context, conn datapath.Conn) {
 	defer cancel() // before waiting: the losers of races need not go on
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 
-	buf := make([]byte, maxMessage)
 	for {
-		msg, err := stream.read(buf)
+		msg, err := stream.read()
 		if err != nil {
 			if !errors.Is(err, io.EOF) {
 				s.log.Debug("connection ends", "client", client, "err", err)
@@ -73,19 +73,23 @@ type stream struct {
 }
 
 // read returns the next query. A message without an id is the end: what follows
-// can't be trusted either.
-func (s *stream) read(buf []byte) ([]byte, error) {
+// can't be trusted either. An idle connection holds no buffer.
+func (s *stream) read() ([]byte, error) {
 	if err := s.conn.SetReadDeadline(time.Now().Add(idleTime)); err != nil {
 		return nil, err
 	}
-	n, err := readMessage(s.conn, buf)
-	if err != nil {
+	var length [2]byte
+	if _, err := io.ReadFull(s.conn, length[:]); err != nil {
 		return nil, err
 	}
-	if n < headerSize {
+	msg := make([]byte, binary.BigEndian.Uint16(length[:]))
+	if _, err := io.ReadFull(s.conn, msg); err != nil {
+		return nil, err
+	}
+	if len(msg) < headerSize {
 		return nil, errMalformed
 	}
-	return append([]byte(nil), buf[:n]...), nil
+	return msg, nil
 }
 
 // answer writes an answer and frees the query's place.

@@ -2,6 +2,7 @@ package system
 
 import (
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -66,16 +67,9 @@ func ParseResolver(text []byte) Resolver {
 }
 
 func (r *Resolver) addServer(text string) {
-	server, ok := parseServer(text)
-	if !ok {
-		return
+	if server, ok := parseServer(text); ok && !slices.Contains(r.Servers, server) {
+		r.Servers = append(r.Servers, server)
 	}
-	for _, known := range r.Servers {
-		if known == server {
-			return
-		}
-	}
-	r.Servers = append(r.Servers, server)
 }
 
 // parseServer reads ADDR, ADDR%ZONE, [ADDR]:PORT or V4ADDR:PORT.
