@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -372,26 +371,4 @@ func TestAbandonedPublishIsUndone(t *testing.T) {
 	time.Sleep(100 * time.Millisecond) // the server sees the connection close
 	close(d.hold)
 	d.want(t, "unpublish "+example().String())
-}
-
-func TestPeers(t *testing.T) {
-	if allowed(0) != nil || allowed(uint32(os.Geteuid())) != nil {
-		t.Error("root and the daemon's own user are refused")
-	}
-	if allowed(uint32(os.Geteuid())+4711) == nil {
-		t.Error("another user is allowed")
-	}
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = c.Close() }()
-	if checkPeer(c) == nil {
-		t.Error("a TCP peer is allowed")
-	}
 }

@@ -17,10 +17,26 @@ import (
 
 // processHolding names the process whose socket stands in the way of b. It reads
 // /proc/net (proc_net_tcp in the kernel's documentation) for the socket's inode
-// and the descriptors of all processes for that inode; other users' descriptors
-// can't be read without privilege.
+// and the descriptors of all processes for that inode. Other users' descriptors
+// can't be read without privilege; their sockets name the user at least.
 func processHolding(ctx context.Context, b portolan.Binding) string {
-	inodes := map[string]bool{}
+	holders, users := clashing(b)
+	if len(holders) > 0 {
+		return ": held by " + owner(ctx, holders)
+	}
+	if len(users) > 0 { // the kernel gave a client this port as its own
+		return ": in use by a connection of " + owner(ctx, users)
+	}
+	return ""
+}
+
+// socketUsers maps a socket, as /proc/PID/fd shows it, to its user's id.
+type socketUsers map[string]string
+
+// clashing returns the sockets that take the port of b: those that listen, and
+// connections that have it as their local port.
+func clashing(b portolan.Binding) (holders, users socketUsers) {
+	holders, users = socketUsers{}, socketUsers{}
 	for _, table := range []string{b.Proto.String(), b.Proto.String() + "6"} {
 		file, err := os.Open(filepath.Join("/proc/self/net", table))
 		if err != nil {
@@ -29,33 +45,45 @@ func processHolding(ctx context.Context, b portolan.Binding) string {
 		lines := bufio.NewScanner(file)
 		lines.Scan() // the heading
 		for lines.Scan() {
-			if inode, ok := holds(lines.Text(), b); ok {
-				inodes["socket:["+inode+"]"] = true
+			s, ok := parseSocket(lines.Text())
+			if !ok || s.local.Port() != b.Host.Port() || !clash(s.local.Addr(), b.Host.Addr()) {
+				continue
+			}
+			if b.Proto == portolan.UDP || s.state == tcpListen {
+				holders["socket:["+s.inode+"]"] = s.uid
+			} else {
+				users["socket:["+s.inode+"]"] = s.uid
 			}
 		}
 		_ = file.Close()
 	}
-	if len(inodes) == 0 {
-		return ""
-	}
-	links, _ := filepath.Glob("/proc/[0-9]*/fd")
-	for _, dir := range links {
+	return holders, users
+}
+
+// owner names the first process that has one of the sockets, or else its user.
+func owner(ctx context.Context, sockets socketUsers) string {
+	dirs, _ := filepath.Glob("/proc/[0-9]*/fd")
+	for _, dir := range dirs {
 		if ctx.Err() != nil {
-			return ""
+			break
 		}
-		if holdsOne(dir, inodes) {
+		if holdsOne(dir, sockets) {
 			process := filepath.Dir(dir)
 			name, _ := os.ReadFile(filepath.Join(process, "comm"))
-			return fmt.Sprintf(": held by %s (pid %s)", strings.TrimSpace(string(name)), filepath.Base(process))
+			return fmt.Sprintf("%s (pid %s)", strings.TrimSpace(string(name)), filepath.Base(process))
 		}
+	}
+	for _, uid := range sockets {
+		return "a process of user " + uid
 	}
 	return ""
 }
 
-func holdsOne(dir string, inodes map[string]bool) bool {
+func holdsOne(dir string, sockets socketUsers) bool {
 	fds, _ := os.ReadDir(dir)
 	for _, fd := range fds {
-		if target, err := os.Readlink(filepath.Join(dir, fd.Name())); err == nil && inodes[target] {
+		target, err := os.Readlink(filepath.Join(dir, fd.Name()))
+		if _, ok := sockets[target]; err == nil && ok {
 			return true
 		}
 	}
@@ -65,21 +93,21 @@ func holdsOne(dir string, inodes map[string]bool) bool {
 // tcpListen is TCP_LISTEN, as /proc/net/tcp writes it.
 const tcpListen = "0A"
 
-// holds reads one line of /proc/net/{tcp,udp}[6] and returns the inode of a
-// socket that keeps b from binding.
-func holds(line string, b portolan.Binding) (inode string, ok bool) {
+// socketLine is what one line of /proc/net/{tcp,udp}[6] tells.
+type socketLine struct {
+	local             netip.AddrPort
+	state, uid, inode string
+}
+
+// parseSocket reads one line; ok is false for sockets without an inode, as those
+// in TIME_WAIT, which hold nobody up.
+func parseSocket(line string) (s socketLine, ok bool) {
 	fields := strings.Fields(line)
-	if len(fields) < 10 {
-		return "", false
+	if len(fields) < 10 || fields[9] == "0" {
+		return s, false
 	}
 	local, err := parseAddrPort(fields[1])
-	if err != nil || local.Port() != b.Host.Port() {
-		return "", false
-	}
-	if b.Proto == portolan.TCP && fields[3] != tcpListen {
-		return "", false
-	}
-	return fields[9], clash(local.Addr(), b.Host.Addr())
+	return socketLine{local: local, state: fields[3], uid: fields[7], inode: fields[9]}, err == nil
 }
 
 // clash reports whether a socket bound to held keeps another from wanted. An

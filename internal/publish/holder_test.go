@@ -3,9 +3,55 @@
 package publish
 
 import (
+	"errors"
+	"fmt"
+	"net"
 	"net/netip"
+	"os"
+	"strings"
+	"syscall"
 	"testing"
 )
+
+// A client of the host may have got the port as its own.
+func TestHolderIsAConnection(t *testing.T) {
+	table, _ := newTable(t, nil)
+	far := listen(t, "tcp", "127.0.0.1:0")
+	host := freePort(t, "tcp", "127.0.0.1")
+	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(host), Timeout: limit,
+		Control: func(_, _ string, c syscall.RawConn) error { return c.Control(withoutReuse) }}
+	c, err := d.DialContext(t.Context(), "tcp", far.Addr().String())
+	must(t, err)
+	defer func() { _ = c.Close() }()
+	err = table.Publish(t.Context(), tcp(host, netip.MustParseAddrPort("172.17.0.2:80")))
+	if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), "in use by a connection of") || !strings.Contains(err.Error(), fmt.Sprintf("(pid %d)", os.Getpid())) {
+		t.Errorf("Publish = %v, want the connection's owner", err)
+	}
+}
+
+func withoutReuse(fd uintptr) {
+	_ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 0)
+}
+
+// Without the right to look into other users' processes the user is named.
+func TestHolderOfAnotherUser(t *testing.T) {
+	if got, want := owner(t.Context(), socketUsers{"socket:[1]": "33"}), "a process of user 33"; got != want {
+		t.Errorf("owner = %q, want %q", got, want)
+	}
+}
+
+func TestParseSocket(t *testing.T) {
+	const line = "   0: 0100007F:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 12345 1 0000000000000000 100 0 0 10 0"
+	want := socketLine{local: netip.MustParseAddrPort("127.0.0.1:80"), state: tcpListen, uid: "1000", inode: "12345"}
+	if got, ok := parseSocket(line); !ok || got != want {
+		t.Errorf("parseSocket = %+v, %v; want %+v", got, ok, want)
+	}
+	for _, bad := range []string{"", "a b c", strings.Replace(line, "12345", "0", 1), strings.Replace(line, "0100007F", "01", 1)} {
+		if got, ok := parseSocket(bad); ok {
+			t.Errorf("parseSocket(%q) = %+v", bad, got)
+		}
+	}
+}
 
 func TestParseAddrPort(t *testing.T) {
 	for text, want := range map[string]string{

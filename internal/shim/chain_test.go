@@ -168,7 +168,8 @@ func TestChainWithoutDaemon(t *testing.T) {
 	}
 }
 
-func TestMain_usesNoOtherDescriptors(t *testing.T) {
+// Hundreds of shims wait on a busy machine.
+func TestWaitingShimHoldsFewDescriptors(t *testing.T) {
 	socket, d := socketPath(t), newDaemon()
 	startAgent(t, socket, d)
 	b := portolan.Binding{Proto: portolan.TCP, Host: netip.MustParseAddrPort("0.0.0.0:80"), Container: netip.MustParseAddrPort("172.17.0.2:80")}

@@ -242,14 +242,14 @@ func (w *waiter) again(ctx context.Context, signals <-chan os.Signal) os.Signal 
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for ctx.Err() == nil {
+		for pause := firstPause; ctx.Err() == nil; pause = min(2*pause, lastPause) {
 			if w.connect(ctx) == nil && w.ask(ctx, verbRenew, w.fd) == nil {
 				return
 			}
 			w.hangUp()
 			select {
 			case <-ctx.Done():
-			case <-time.After(lastPause):
+			case <-time.After(pause):
 			}
 		}
 	}()

@@ -78,13 +78,14 @@ func NewRegistry(cfg Config) *Registry {
 func (r *Registry) Serve(ctx context.Context, l *net.UnixListener) error {
 	var serving sync.WaitGroup
 	defer serving.Wait()
+	defer func() { _ = l.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
 	for {
 		conn, err := l.AcceptUnix()
 		if ctx.Err() != nil {
 			if err == nil {
-				_ = conn.Close()
+				_ = conn.Close() // it comes again to the next agent
 			}
 			return nil
 		}

@@ -47,6 +47,7 @@ type TCP struct {
 func (t *TCP) Serve(ctx context.Context) error {
 	var conns sync.WaitGroup
 	defer conns.Wait()
+	defer func() { _ = t.Listener.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = t.Listener.Close() })
 	defer stop()
 	for {

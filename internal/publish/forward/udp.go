@@ -72,6 +72,7 @@ func (u *UDP) Serve(ctx context.Context) error {
 	defer running.Wait()
 	defer u.Reset()
 	defer cancel()
+	defer func() { _ = u.Conn.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = u.Conn.Close() })
 	defer stop()
 	parse, err := u.prepare()

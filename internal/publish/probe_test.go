@@ -1,0 +1,71 @@
+//go:build linux
+
+package publish
+
+import (
+	"net"
+	"net/netip"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/portolan-net/portolan/internal/datapath"
+)
+
+// After Unpublish the kernel asks within seconds whether a connection's container
+// is still there.
+func TestUnpublishProbesConnections(t *testing.T) {
+	table, _ := newTable(t, nil)
+	b := tcp(freePort(t, "tcp", "127.0.0.1"), container(t, "127.0.0.1:0", "hi"))
+	must(t, table.Publish(t.Context(), b))
+	greeting(t, b.Host.String(), "hi")
+	inner := onlyConn(t, table, b.Host)
+	if got := option(t, inner, unix.TCP_USER_TIMEOUT); got != 0 {
+		t.Errorf("TCP_USER_TIMEOUT before = %d", got)
+	}
+	must(t, table.Unpublish(t.Context(), b))
+	for name, want := range map[int]int{
+		unix.TCP_USER_TIMEOUT: int(probeLimit.Milliseconds()),
+		unix.TCP_KEEPIDLE:     int(probeIdle.Seconds()),
+		unix.TCP_KEEPINTVL:    int(probeInterval.Seconds()),
+		unix.TCP_KEEPCNT:      probeCount,
+	} {
+		if got := option(t, inner, name); got != want {
+			t.Errorf("option %d = %d, want %d", name, got, want)
+		}
+	}
+}
+
+// onlyConn is the container's side of the one connection.
+func onlyConn(t *testing.T, table *Table, host netip.AddrPort) *net.TCPConn {
+	t.Helper()
+	table.mu.Lock()
+	defer table.mu.Unlock()
+	for k, e := range table.entries {
+		if k.host != host {
+			continue
+		}
+		e.conns.mu.Lock()
+		defer e.conns.mu.Unlock()
+		var c datapath.Conn
+		for c = range e.conns.conns {
+		}
+		if tcp, ok := c.(*net.TCPConn); ok && len(e.conns.conns) == 1 {
+			return tcp
+		}
+	}
+	t.Fatal("want one connection")
+	return nil
+}
+
+func option(t *testing.T, c syscall.Conn, name int) int {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	must(t, err)
+	var value int
+	var optErr error
+	must(t, raw.Control(func(fd uintptr) { value, optErr = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, name) }))
+	must(t, optErr)
+	return value
+}
