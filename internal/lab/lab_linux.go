@@ -24,6 +24,7 @@ type Lab struct {
 
 	fabric   *Node // the switch
 	links    map[string]*Link
+	refuser  *refuser
 	watchdog *watchdog
 
 	mu   sync.Mutex
@@ -119,6 +120,9 @@ func (l *Lab) addNodes() (err error) {
 
 // close ends the lab's processes and gives up its namespaces and its directory.
 func (l *Lab) close() error {
+	if l.refuser != nil {
+		l.refuser.close()
+	}
 	for _, n := range slices.Backward(l.nodes()) {
 		n.close()
 	}

@@ -20,8 +20,8 @@ func nodeSysctls() []string {
 	}
 }
 
-// gatewaySysctls forward, and answer each refused packet: the kernel's limit
-// of one ICMP error a second would make tests wait.
+// gatewaySysctls forward, and lift the kernel's limit of one ICMP error a
+// second, which would make tests wait.
 func gatewaySysctls() []string {
 	return []string{
 		"net/ipv4/ip_forward=1", "net/ipv6/conf/all/forwarding=1",
@@ -33,7 +33,7 @@ func gatewaySysctls() []string {
 func hostSysctls() []string { return []string{"net/ipv4/ping_group_range=0 2147483647"} }
 
 // connect builds the network between nodes that have only a loopback.
-func (l *Lab) connect(c config) error {
+func (l *Lab) connect(c config) (err error) {
 	for _, n := range l.nodes() {
 		if err := errors.Join(n.setSysctls(nodeSysctls()...), n.up("lo")); err != nil {
 			return err
@@ -54,11 +54,13 @@ func (l *Lab) connect(c config) error {
 			return fmt.Errorf("plug in %s: %w", p.node, err)
 		}
 	}
+	if l.refuser, err = startRefuser(l.Gateway); err != nil {
+		return fmt.Errorf("start the gateway's refusals: %w", err)
+	}
 	return errors.Join(
 		l.awaitCarriers(),
 		l.Host.AddAddress("lo", netip.MustParsePrefix(HostAliasV4+"/32")),
 		l.Host.AddAddress("lo", netip.MustParsePrefix(HostAliasV6+"/128")),
-		refuseOn(l.Gateway),
 	)
 }
 
