@@ -264,17 +264,18 @@ func (w *waiter) again(ctx context.Context, signals <-chan os.Signal) os.Signal 
 }
 
 // unpublish returns once agent and daemon have closed, or can't be reached: the
-// engine waits. Without a connection the agent may have known the binding only
-// before it died.
+// engine waits. An agent that died may have a successor by now, which is told on
+// a new connection.
 func (w *waiter) unpublish(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, stopLimit)
 	defer cancel()
-	if w.conn == nil {
-		dialCtx, cancel := context.WithTimeout(ctx, time.Second)
-		defer cancel()
-		if w.connect(dialCtx) != nil {
-			return
-		}
+	if w.conn != nil && w.ask(ctx, verbUnpublish, -1) == nil {
+		return
 	}
-	_ = w.ask(ctx, verbUnpublish, -1) // nobody is left to be told
+	w.hangUp()
+	dialCtx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if w.connect(dialCtx) == nil {
+		_ = w.ask(ctx, verbUnpublish, -1) // nobody is left to be told
+	}
 }

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -96,16 +97,24 @@ func (d *fakeDaemon) want(t *testing.T, call string) {
 	}
 }
 
-// already fails the test unless the daemon has been told.
-func (d *fakeDaemon) already(t *testing.T, call string) {
+// already fails the test unless the daemon has been told, after others that it
+// may have been told before.
+func (d *fakeDaemon) already(t *testing.T, call string, before ...string) {
 	t.Helper()
-	select {
-	case got := <-d.calls:
-		if got != call {
-			t.Errorf("the daemon was told %q, want %q", got, call)
+	for {
+		select {
+		case got := <-d.calls:
+			if got == call {
+				return
+			}
+			if !slices.Contains(before, got) {
+				t.Errorf("the daemon was told %q, want %q", got, call)
+				return
+			}
+		default:
+			t.Errorf("the daemon was not told %q in time", call)
+			return
 		}
-	default:
-		t.Errorf("the daemon was not told %q in time", call)
 	}
 }
 
