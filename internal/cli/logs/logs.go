@@ -156,15 +156,13 @@ func (f *file) drain() ([]string, error) {
 	}
 	f.offset += int64(n)
 	f.partial = append(f.partial, text[:n]...)
+	end := bytes.LastIndexByte(f.partial, '\n') + 1
 	var lines []string
-	for {
-		line, rest, found := bytes.Cut(f.partial, []byte("\n"))
-		if !found {
-			return lines, nil
-		}
-		lines = append(lines, strings.TrimSuffix(string(line), "\r"))
-		f.partial = bytes.Clone(rest)
+	for line := range strings.Lines(string(f.partial[:end])) {
+		lines = append(lines, strings.TrimRight(line, "\r\n"))
 	}
+	f.partial = bytes.Clone(f.partial[end:])
+	return lines, nil
 }
 
 // replaced says whether the name belongs to another file now.
