@@ -82,7 +82,8 @@ func (g *global) execute(ctx context.Context, args []string) (int, error) {
 			return exitFailure, fmt.Errorf("set PATH: %w", err)
 		}
 	}
-	cmd := exec.Command(args[0], args[1:]...) //nolint:noctx // signals are passed on, see below
+	// Without ctx: signals are passed on, see below.
+	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Env = append(os.Environ(), "DOCKER_HOST="+g.dockerHost())
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = g.In, g.Out, g.Err
 

@@ -14,6 +14,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -154,8 +155,8 @@ func edit(text []byte, members []member, name string) []byte {
 	case name != "":
 		return []byte("{\n\t" + string(pair) + "\n}\n")
 	}
-	for i := len(members) - 1; i >= 0; i-- {
-		if strings.EqualFold(members[i].key, currentKey) {
+	for i, m := range slices.Backward(members) {
+		if strings.EqualFold(m.key, currentKey) {
 			text = cut(text, members, i)
 			members = append(members[:i:i], members[i+1:]...)
 		}

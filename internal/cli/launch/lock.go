@@ -67,8 +67,7 @@ func Acquire(path string) (*Lock, error) {
 func Wait(ctx context.Context, path string) (*Lock, error) {
 	for {
 		lock, err := Acquire(path)
-		var held *HeldError
-		if !errors.As(err, &held) {
+		if _, held := errors.AsType[*HeldError](err); !held {
 			return lock, err
 		}
 		select {

@@ -75,7 +75,8 @@ func Start(ctx context.Context, c Command, report func(api.Step)) (*exec.Cmd, er
 	}
 	defer func() { _ = progress.Close() }()
 
-	cmd := exec.Command(c.Path, append(c.Args, //nolint:noctx // the daemon outlives this command
+	// Without ctx: the daemon outlives this command.
+	cmd := exec.Command(c.Path, append(c.Args,
 		fmt.Sprintf("--progress-fd=%d", ProgressFD), fmt.Sprintf("--lock-fd=%d", LockFD))...)
 	cmd.Env = append(os.Environ(), c.Env...)
 	cmd.Dir = "/" // holds no directory of the user's
