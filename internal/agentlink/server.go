@@ -89,11 +89,10 @@ func (l *checkedListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := checkPeer(conn); err == nil {
+		if err = checkPeer(conn); err == nil {
 			return conn, nil
-		} else {
-			l.log.Warn("agent socket refuses a peer", "error", err)
 		}
+		l.log.Warn("agent socket refuses a peer", "error", err)
 		_ = conn.Close()
 	}
 }
