@@ -13,29 +13,41 @@ import (
 
 const cgroupRoot = "/sys/fs/cgroup"
 
-// mountCgroups mounts the hierarchies anew, so that their roots are the
-// machine's own groups; the calling thread must have unshared its cgroup
-// namespace. Hybrid and v1 hosts get the same layout again (cgroups(7)).
-func mountCgroups() error {
-	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+// cgroupLayout is how a host mounts its control groups: one v2 hierarchy, or a
+// directory with hierarchies and symbolic links such as cpu -> cpu,cpuacct.
+type cgroupLayout struct {
+	unified bool
+	links   map[string]string
+	mounts  map[string]string // directory to mount options; "" is v2's
+}
+
+func readCgroupLayout() (cgroupLayout, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(cgroupRoot, &st); err != nil {
-		return fmt.Errorf("look at %s: %w", cgroupRoot, err)
+		return cgroupLayout{}, fmt.Errorf("look at %s: %w", cgroupRoot, err)
 	}
 	if st.Type == unix.CGROUP2_SUPER_MAGIC {
+		return cgroupLayout{unified: true}, nil
+	}
+	links, mounts, err := v1Layout()
+	return cgroupLayout{links: links, mounts: mounts}, err
+}
+
+// mount mounts the hierarchies anew, so that their roots are the machine's own
+// groups; the calling thread must have unshared its cgroup namespace. Hybrid
+// and v1 hosts get the same layout again (cgroups(7)).
+func (l cgroupLayout) mount() error {
+	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	if l.unified {
 		if err := unix.Mount("cgroup2", cgroupRoot, "cgroup2", flags, ""); err != nil {
 			return fmt.Errorf("mount control groups: %w", err)
 		}
 		return delegate()
 	}
-	links, v1, err := v1Layout()
-	if err != nil {
-		return err
-	}
 	if err := unix.Mount("tmpfs", cgroupRoot, "tmpfs", flags, "mode=0755"); err != nil {
 		return fmt.Errorf("mount tmpfs on %s: %w", cgroupRoot, err)
 	}
-	for dir, options := range v1 {
+	for dir, options := range l.mounts {
 		fstype := "cgroup"
 		if options == "" {
 			fstype = "cgroup2"
@@ -48,7 +60,7 @@ func mountCgroups() error {
 			return fmt.Errorf("mount control group %s: %w", dir, err)
 		}
 	}
-	for name, dest := range links {
+	for name, dest := range l.links {
 		if err := os.Symlink(dest, filepath.Join(cgroupRoot, name)); err != nil {
 			return err
 		}

@@ -7,7 +7,7 @@
 // The machine sees the host's files, so that bind mounts of host paths mean
 // what users expect. Only what Portolan must own is hidden:
 //
-//	/proc, /sys/fs/cgroup              mounted anew, for the machine's own namespaces
+//	/proc, /sys, /sys/fs/cgroup        mounted anew, for the machine's own namespaces
 //	/etc/resolv.conf, /etc/hosts       files of the profile, mounted over the host's
 //	/run                               a tmpfs that mirrors the host's entries
 //	/run/portolan                      the directory shared with the daemon

@@ -101,3 +101,41 @@ func eventually(t *testing.T, ok func() bool) {
 		}
 	}
 }
+
+func TestKeepMounts(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	dir := t.TempDir()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	tmpfs := func(path string) {
+		t.Helper()
+		must(os.MkdirAll(path, 0o755))
+		must(unix.Mount("tmpfs", path, "tmpfs", 0, ""))
+	}
+	tmpfs(dir)
+	tmpfs(dir + "/security")
+	tmpfs(dir + "/cgroup")
+	must(os.WriteFile(dir+"/security/mark", nil, 0o644))
+	must(os.WriteFile(dir+"/cgroup/mark", nil, 0o644))
+	kept, err := keepMounts(dir, dir+"/cgroup")
+	must(err)
+	defer kept.close()
+	must(unix.Unmount(dir, unix.MNT_DETACH))
+	tmpfs(dir)
+	defer func() { must(unix.Unmount(dir, unix.MNT_DETACH)) }()
+	must(os.Mkdir(dir+"/security", 0o755))
+	must(os.Mkdir(dir+"/cgroup", 0o755))
+	must(kept.restore())
+	if _, err := os.Stat(dir + "/security/mark"); err != nil {
+		t.Errorf("the kept mount is not back: %v", err)
+	}
+	if _, err := os.Stat(dir + "/cgroup/mark"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the excepted mount is back: %v", err)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -36,7 +37,7 @@ func setupMounts(cfg spec.Machine) error {
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("mount /proc: %w", err)
 	}
-	if err := mountCgroups(); err != nil {
+	if err := mountSys(); err != nil {
 		return err
 	}
 	// The shared directory is below /run and must survive its replacement.
@@ -67,6 +68,95 @@ func setupMounts(cfg spec.Machine) error {
 		return err
 	}
 	return mountEngineDirs(cfg)
+}
+
+// mountSys puts a sysfs on /sys that shows the machine's own interfaces, the
+// control groups into it, and back what else the host has there (securityfs,
+// by which the engine finds AppArmor, say).
+func mountSys() error {
+	layout, err := readCgroupLayout()
+	if err != nil {
+		return err
+	}
+	kept, err := keepMounts("/sys", cgroupRoot)
+	if err != nil {
+		return err
+	}
+	defer kept.close()
+	// Hidden mounts would still be listed, each hierarchy twice.
+	if err := unix.Unmount("/sys", unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("unmount the host's /sys: %w", err)
+	}
+	if err := unix.Mount("sysfs", "/sys", "sysfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("mount /sys: %w", err)
+	}
+	if err := kept.restore(); err != nil {
+		return err
+	}
+	return layout.mount()
+}
+
+// keptMounts are detached copies of mounts, by the place they came from.
+type keptMounts map[string]int
+
+// keepMounts copies the outermost mounts below dir, except those at or below
+// except.
+func keepMounts(dir, except string) (keptMounts, error) {
+	points, err := mountPoints()
+	if err != nil {
+		return nil, err
+	}
+	kept := keptMounts{}
+	below := func(path, parent string) bool { return strings.HasPrefix(path, parent+"/") }
+	for _, point := range points { // parents come first
+		covered := false
+		for outer := range kept {
+			covered = covered || point == outer || below(point, outer)
+		}
+		if covered || !below(point, dir) || point == except || below(point, except) {
+			continue
+		}
+		fd, err := unix.OpenTree(unix.AT_FDCWD, point, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+		if err != nil {
+			kept.close()
+			return nil, fmt.Errorf("copy mount %s: %w", point, err)
+		}
+		kept[point] = fd
+	}
+	return kept, nil
+}
+
+// restore puts the copies where they came from; a place that is not there any
+// more needs none.
+func (k keptMounts) restore() error {
+	for point, fd := range k {
+		err := unix.MoveMount(fd, "", unix.AT_FDCWD, point, unix.MOVE_MOUNT_F_EMPTY_PATH)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("mount %s again: %w", point, err)
+		}
+	}
+	return nil
+}
+
+func (k keptMounts) close() {
+	for _, fd := range k {
+		_ = unix.Close(fd)
+	}
+}
+
+// mountPoints lists this process's mounts, field 5 of proc_pid_mountinfo(5).
+func mountPoints() ([]string, error) {
+	text, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	var points []string
+	for line := range strings.Lines(string(text)) {
+		if fields := strings.Fields(line); len(fields) > 4 {
+			points = append(points, fields[4])
+		}
+	}
+	return points, nil
 }
 
 // mountEngineDirs gives the engine's usual directories their place in the
