@@ -115,8 +115,13 @@ func outboundCheck(ctx context.Context, o Options) []Finding {
 	} else {
 		findings = append(findings, bad(Warn, onHost, hostErr, "this host does not reach "+o.Target+" itself: look at its network, VPN and firewall"))
 	}
-	if _, err := o.Status(ctx); err != nil || o.ProbeOutbound == nil {
+	if _, err := o.Status(ctx); err != nil {
 		return append(findings, bad(Warn, inMachine, errUnknown, o.Up))
+	}
+	if o.ProbeOutbound == nil {
+		host, port, _ := net.SplitHostPort(o.Target) // Validate has seen it
+		return append(findings, bad(Warn, inMachine, errors.New("not checked: this build has no probe"),
+			fmt.Sprintf("try it: docker run --rm busybox nc -zv %s %s", host, port)))
 	}
 	way, err := o.ProbeOutbound(ctx, o.Profile, o.Target)
 	switch {
