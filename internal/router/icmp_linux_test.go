@@ -25,14 +25,14 @@ type pinger struct {
 
 func (l *lab) pinger(t *testing.T, v6 bool) *pinger {
 	t.Helper()
-	network, any := "ip4:icmp", "0.0.0.0"
+	network, wildcard := "ip4:icmp", "0.0.0.0"
 	if v6 {
-		network, any = "ip6:ipv6-icmp", "::"
+		network, wildcard = "ip6:ipv6-icmp", "::"
 	}
 	p := &pinger{v6: v6}
 	l.container.do(t, func() error {
 		var config net.ListenConfig
-		conn, err := config.ListenPacket(t.Context(), network, any)
+		conn, err := config.ListenPacket(t.Context(), network, wildcard)
 		if err == nil {
 			p.conn = conn.(*net.IPConn)
 		}

@@ -123,15 +123,15 @@ func (r *replySockets) get(key replyKey) (*replySocket, error) {
 }
 
 func (r *replySockets) open(key replyKey) (*replySocket, error) {
-	any := netip.IPv4Unspecified()
+	wildcard := netip.IPv4Unspecified()
 	if key.v6 {
-		any = netip.IPv6Unspecified()
+		wildcard = netip.IPv6Unspecified()
 	}
-	fd, err := r.pool.get(kindFor(false, any))
+	fd, err := r.pool.get(kindFor(false, wildcard))
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Bind(fd, sockaddr(netip.AddrPortFrom(any, key.port))); err != nil {
+	if err := unix.Bind(fd, sockaddr(netip.AddrPortFrom(wildcard, key.port))); err != nil {
 		return nil, errors.Join(fmt.Errorf("bind port %d: %w", key.port, err), unix.Close(fd))
 	}
 	return &replySocket{fd: fd, used: time.Now()}, nil

@@ -40,15 +40,15 @@ func setupRoutes(link portolan.Link) error {
 	if err != nil {
 		return fmt.Errorf("find %s: %w", slowName, err)
 	}
-	for _, any := range []*net.IPNet{
+	for _, everywhere := range []*net.IPNet{
 		{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)},
 		{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)},
 	} {
-		local := &netlink.Route{LinkIndex: lo.Attrs().Index, Dst: any, Table: tableLocal, Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST}
-		toSlow := &netlink.Route{LinkIndex: slow.Attrs().Index, Dst: any, Table: tableSlow, Scope: netlink.SCOPE_LINK}
+		local := &netlink.Route{LinkIndex: lo.Attrs().Index, Dst: everywhere, Table: tableLocal, Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST}
+		toSlow := &netlink.Route{LinkIndex: slow.Attrs().Index, Dst: everywhere, Table: tableSlow, Scope: netlink.SCOPE_LINK}
 		for _, route := range []*netlink.Route{local, toSlow} {
 			if err := netlink.RouteAdd(route); err != nil {
-				return fmt.Errorf("add route %s to table %d: %w", any, route.Table, err)
+				return fmt.Errorf("add route %s to table %d: %w", everywhere, route.Table, err)
 			}
 		}
 	}

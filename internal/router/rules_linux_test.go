@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"testing"
 	"time"
 
@@ -104,6 +105,19 @@ func TestNoListenerNoLoop(t *testing.T) {
 		}
 		if n := count(); n != 1 {
 			t.Errorf("the datagram crossed the link %d times, want once", n)
+		}
+		// The router's own kernel must not answer either.
+		gateway, err := l.dial("udp", netip.AddrPortFrom(portolan.DefaultLink().Gateway().For(server), 53), time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer gateway.Close()
+		if _, err := gateway.Write([]byte("?")); err != nil {
+			t.Error(err)
+		}
+		_ = gateway.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+		if _, err := gateway.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("datagram to the gateway: %v, want silence", err)
 		}
 	})
 }

@@ -81,7 +81,7 @@ func TestRefusals(t *testing.T) {
 					if !errors.Is(err, want) {
 						t.Errorf("dial %s: %v, want %v", addr, err, want)
 					}
-					if took := time.Since(began); took > 500*time.Millisecond {
+					if took := time.Since(began); took > 900*time.Millisecond {
 						t.Errorf("dial %s took %v: it was not answered at once", addr, took)
 					}
 				}
@@ -214,7 +214,7 @@ func TestPortReuseInTimeWait(t *testing.T) {
 				t.Errorf("read: %v", err)
 			}
 			_ = conn.Close()
-			if took := time.Since(began); took > 500*time.Millisecond {
+			if took := time.Since(began); took > 900*time.Millisecond {
 				t.Errorf("connection %d took %v: its first SYN was lost", i, took)
 			}
 			time.Sleep(50 * time.Millisecond) // the last FIN and ACK
@@ -252,6 +252,26 @@ func TestUnknownSourceIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = conn.Close()
+}
+
+// TestDialToVanishedNetwork: the machine has no such network any more and sends
+// the SYN back to its default gateway, where it must not become an outbound one.
+func TestDialToVanishedNetwork(t *testing.T) {
+	l := newLab(t)
+	d := l.attach(t, &fakeHandler{open: func(_ context.Context, flow portolan.Flow) (datapath.Endpoint, error) {
+		t.Errorf("handler gets %v", flow)
+		return nil, unix.ECONNREFUSED
+	}})
+	d.SetSources([]netip.Prefix{netip.MustParsePrefix("172.30.0.0/24"), netip.MustParsePrefix("fd00:30::/64")})
+	for src, dst := range map[netip.Addr]string{client4: "172.31.0.2:80", client6: "[fd00:31::2]:80"} {
+		began := time.Now()
+		if _, err := d.DialTCP(t.Context(), src, netip.MustParseAddrPort(dst)); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("dial %s: %v, want refused", dst, err)
+		}
+		if took := time.Since(began); took > 900*time.Millisecond {
+			t.Errorf("dial %s took %v", dst, took)
+		}
+	}
 }
 
 func TestDialTCP(t *testing.T) {
