@@ -88,6 +88,7 @@ func (s setup) addressOrRcode(t *testing.T) (string, time.Duration) {
 }
 
 func TestAllSilentIsServfailSoon(t *testing.T) {
+	t.Parallel()
 	s := newSetup(t, silentServer(t), silentServer(t))
 	for try := 1; ; try++ {
 		m, took := s.udp(t, ask("www.example", miekg.TypeA, func(m *miekg.Msg) { m.SetEdns0(1232, false) }))
@@ -117,6 +118,7 @@ func TestAllSilentIsServfailSoon(t *testing.T) {
 // TestSlowIsNotDead: a name that takes its time is waited for while the resolver
 // answers other queries.
 func TestSlowIsNotDead(t *testing.T) {
+	t.Parallel()
 	const hard = silence + 500*time.Millisecond
 	r := startResolver(t, func(query []byte, _ netip.AddrPort, _ transport) [][]byte {
 		if strings.Contains(string(query), "hard") {
@@ -142,6 +144,7 @@ func TestSlowIsNotDead(t *testing.T) {
 
 // TestDeadServerIsLeftAlone: it is not asked for every query.
 func TestDeadServerIsLeftAlone(t *testing.T) {
+	t.Parallel()
 	dead, good := silentServer(t), answering(t, "192.0.2.1", 0)
 	s := newSetup(t, dead, good)
 	query := ask("www.example", miekg.TypeA)

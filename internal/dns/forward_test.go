@@ -168,6 +168,7 @@ func TestAnswerInOtherLetterCaseIsTaken(t *testing.T) {
 }
 
 func TestLostDatagramIsSentAgain(t *testing.T) {
+	t.Parallel()
 	var mu sync.Mutex
 	lost := map[[2]byte]bool{}
 	r := startResolver(t, func(query []byte, _ netip.AddrPort, _ transport) [][]byte {
@@ -259,6 +260,7 @@ func TestZoneTransfersAreRefused(t *testing.T) {
 }
 
 func TestDownAndBackAgain(t *testing.T) {
+	t.Parallel()
 	var up atomic.Bool
 	r := startResolver(t, func(query []byte, _ netip.AddrPort, _ transport) [][]byte {
 		if !up.Load() {

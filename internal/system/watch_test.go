@@ -168,6 +168,7 @@ func changes() []struct {
 func TestRunFollowsChanges(t *testing.T) {
 	for _, c := range changes() {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			f := newFiles(t)
 			c.before(f)
 			w := f.watch(true)
@@ -192,6 +193,7 @@ func TestNameConfigLooksWithoutRun(t *testing.T) {
 }
 
 func TestTruncationShowsNoEmptyState(t *testing.T) {
+	t.Parallel()
 	f := newFiles(t)
 	w := f.watch(true)
 	time.Sleep(100 * time.Millisecond)
