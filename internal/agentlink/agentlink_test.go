@@ -339,9 +339,8 @@ func TestWithoutDaemon(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), socket) || !strings.Contains(err.Error(), "portolan status") {
 		t.Errorf("Publish = %v, want an error that names the socket and what to do", err)
 	}
-	var refusal *Error
-	if errors.As(err, &refusal) {
-		t.Errorf("Publish = %#v, want no *Error", err)
+	if refusal, ok := errors.AsType[*Error](err); ok {
+		t.Errorf("Publish = %#v, want no *Error", refusal)
 	}
 	if took := time.Since(begin); took > 5*200*time.Millisecond {
 		t.Errorf("Publish takes %v", took)

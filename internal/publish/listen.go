@@ -156,8 +156,7 @@ func taken(b portolan.Binding) error { return listenError(b, errTaken) }
 // listenError reports a failed listen in one short line, with what to do.
 func listenError(b portolan.Binding, err error) error {
 	cause := err
-	var number syscall.Errno
-	if errors.As(err, &number) {
+	if number, ok := errors.AsType[syscall.Errno](err); ok {
 		cause = number // without Go's repetition of operation and address
 	}
 	switch {

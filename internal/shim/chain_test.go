@@ -104,7 +104,7 @@ func TestChain(t *testing.T) {
 	checkDescriptors(t)
 	dir := t.TempDir()
 	shims, daemon := filepath.Join(dir, "shim"), filepath.Join(dir, "daemon")
-	h, stopHost := startHost(t, daemon)
+	_, stopHost := startHost(t, daemon)
 	a := startLinkedAgent(t, shims, daemon)
 
 	b := portolan.Binding{Proto: portolan.TCP, Host: freeAt(t, portolan.TCP, "127.0.0.1"), Container: echoTCP(t, "127.0.0.1:0")}
@@ -124,7 +124,7 @@ func TestChain(t *testing.T) {
 
 	t.Log("the daemon restarts")
 	stopHost()
-	h, _ = startHost(t, daemon)
+	h, _ := startHost(t, daemon)
 	h.wantPorts(t, 1)
 	answers(t, portolan.TCP, b.Host)
 

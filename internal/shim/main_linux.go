@@ -41,9 +41,10 @@ func Main(args []string, socket string) int {
 	status := os.NewFile(statusFD, "status pipe")
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	ctx := context.Background() //nolint:forbidigo // this is a program's main
 	w, err := newWaiter(args, socket)
 	if err == nil {
-		err = w.start(context.Background(), signals)
+		err = w.start(ctx, signals)
 	}
 	if err != nil {
 		_, _ = fmt.Fprintf(status, "1\n%s", err)
@@ -54,7 +55,7 @@ func Main(args []string, socket string) int {
 		return 1 // dockerd has gone
 	}
 	_ = status.Close()
-	w.wait(context.Background(), signals)
+	w.wait(ctx, signals)
 	return 0
 }
 
@@ -120,9 +121,9 @@ func (w *waiter) start(ctx context.Context, signals <-chan os.Signal) error {
 		return err
 	case s := <-signals:
 		cancel()
-		<-done
+		err := errors.Join(fmt.Errorf("publish %s: interrupted by signal %s", w.binding, s), <-done)
 		w.hangUp()
-		return fmt.Errorf("publish %s: interrupted by signal %s", w.binding, s)
+		return err
 	}
 }
 
@@ -153,8 +154,7 @@ func (w *waiter) connect(ctx context.Context) error {
 }
 
 func cause(err error) error {
-	var number syscall.Errno
-	if errors.As(err, &number) {
+	if number, ok := errors.AsType[syscall.Errno](err); ok {
 		return number
 	}
 	return err

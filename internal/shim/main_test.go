@@ -182,7 +182,7 @@ func startShim(t *testing.T, agentSocket string, b portolan.Binding, socket *os.
 		"-container-ip", b.Container.Addr().String(), "-container-port", strconv.Itoa(int(b.Container.Port())),
 	}, flags...)
 	var stderr bytes.Buffer
-	cmd := exec.Command(os.Args[0], args...) //nolint:noctx // ends by signal, as under dockerd
+	cmd := exec.Command(os.Args[0], args...) // it ends by a signal, as under dockerd
 	cmd.Env = append(os.Environ(), shimSocket+"="+agentSocket)
 	cmd.ExtraFiles = []*os.File{w}
 	cmd.Stderr = &stderr
