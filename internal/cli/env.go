@@ -131,5 +131,5 @@ func (g *global) engineDirWithDocker() string {
 // engine, as seen from this program.
 func (g *global) engineDirs() []string {
 	here := filepath.Dir(g.Executable)
-	return []string{filepath.Join(here, "engine"), filepath.Join(filepath.Dir(here), "libexec", "portolan", "engine")}
+	return []string{filepath.Join(here, "engine"), filepath.Join(filepath.Dir(here), "lib", "portolan", "engine")}
 }

@@ -1,3 +1,5 @@
+//go:build unix
+
 package cli_test
 
 import (
@@ -71,12 +73,16 @@ func setup(env *testscript.Env) error {
 	env.Setenv("PORTOLAN_PROFILE", "")
 	env.Setenv("DOCKER_CONFIG", filepath.Join(env.WorkDir, "docker"))
 	env.Setenv("SHELL", "/bin/bash")
+	env.Setenv("GORACE", "atexit_sleep_ms=0") // else every command lasts a second longer under the race detector
 	env.Setenv("FAKE_PIDS", filepath.Join(env.WorkDir, "pids"))
 	env.Defer(func() {
 		for _, pid := range pids(filepath.Join(env.WorkDir, "pids")) {
 			if alive(pid) {
 				_ = syscall.Kill(pid, syscall.SIGKILL)
 			}
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			_ = launch.Gone(ctx, pid) // else it still makes files below run
+			cancel()
 		}
 		_ = os.RemoveAll(run)
 	})
