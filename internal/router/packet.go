@@ -33,6 +33,12 @@ const (
 // hopLimit of packets that the daemon writes, as of any host.
 const hopLimit = 64
 
+// fragmentMTU is the MTU of the engine's networks unless users set another.
+// Larger IPv6 datagrams and all larger echo replies are fragmented to it at
+// once, because IPv6 routers don't fragment, and the first one would be lost to
+// packet-too-big.
+const fragmentMTU = 1500
+
 // packet is an IP packet taken apart. Its slices share the buffer it was parsed
 // from.
 type packet struct {

@@ -48,10 +48,6 @@ const (
 	acceptBacklog = 4096
 	// udpBuffer holds a burst of about 60 of the largest datagrams.
 	udpBuffer = 4 << 20
-	// fragmentMTU is the MTU of the engine's networks unless users set another.
-	// Larger IPv6 datagrams are fragmented to it at once, because IPv6 routers
-	// don't fragment, and the first one would be lost to packet-too-big.
-	fragmentMTU = 1500
 )
 
 // option is one setsockopt with an integer.
