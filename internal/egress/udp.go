@@ -35,11 +35,14 @@ func (e *Egress) sendUDP(flow portolan.Flow, to netip.AddrPort, payload []byte) 
 
 // sendHost sends to 127.0.0.1, or to ::1 where that is known to serve the port.
 func (e *Egress) sendHost(flow portolan.Flow, payload []byte) {
-	to := loopback4
-	if e.aliases.isSix(flow.Dst.Port(), time.Now()) {
-		to = loopback6
+	port := flow.Dst.Port()
+	if e.aliases.isSix(port, time.Now()) {
+		if e.udp.Send(flow.Src, netip.AddrPortFrom(loopback6, port), payload) == nil {
+			return
+		}
+		e.aliases.forget(port) // a host without IPv6
 	}
-	e.sendUDP(flow, netip.AddrPortFrom(to, flow.Dst.Port()), payload)
+	e.sendUDP(flow, netip.AddrPortFrom(loopback4, port), payload)
 }
 
 // replyUDP takes a datagram from the far side.

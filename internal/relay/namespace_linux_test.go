@@ -4,6 +4,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -90,14 +91,17 @@ func configure(t *testing.T, h *netlink.Handle, name string, addresses ...string
 	}
 }
 
-// awaitUp waits until the kernel has noticed that the cable is in, in a work
-// queue of its own; the link drops everything before.
+// awaitUp waits until the kernel has noticed that the cable is in and has made
+// the new IPv6 addresses usable, in work queues of its own.
 func awaitUp(t *testing.T, h *netlink.Handle, name string) {
 	t.Helper()
 	eventually(t, name+" comes up", func() bool {
 		link, err := h.LinkByName(name)
 		must(t, err)
-		return link.Attrs().OperState == netlink.OperUp
+		addresses, err := h.AddrList(link, netlink.FAMILY_V6)
+		must(t, err)
+		tentative := slices.ContainsFunc(addresses, func(a netlink.Addr) bool { return a.Flags&unix.IFA_F_TENTATIVE != 0 })
+		return link.Attrs().OperState == netlink.OperUp && !tentative
 	})
 }
 

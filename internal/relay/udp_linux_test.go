@@ -174,8 +174,7 @@ func TestUDPRefusalsFindTheirDatagram(t *testing.T) {
 			tab := newTable(t, UDPConfig{})
 			server := newEchoServer(t, addr)
 			want := map[netip.AddrPort]string{}
-			for i := range 50 {
-				dead := closedPort(t, addr)
+			for i, dead := range closedPorts(t, addr, 50) {
 				want[dead] = fmt.Sprint("refused ", i)
 				tab.send(t, source(1), dead, []byte(want[dead]))
 				tab.send(t, source(1), server.addr, []byte("served"))
@@ -194,15 +193,17 @@ func TestUDPRefusalsFindTheirDatagram(t *testing.T) {
 	}
 }
 
-// closedPort returns a UDP address that nobody serves.
-func closedPort(t *testing.T, addr string) netip.AddrPort {
+// closedPorts returns n different UDP addresses that nobody serves.
+func closedPorts(t *testing.T, addr string, n int) []netip.AddrPort {
 	t.Helper()
-	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(addr), 0)))
-	if err != nil {
-		t.Fatal(err)
+	var ports []netip.AddrPort
+	for range n {
+		conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(addr), 0)))
+		must(t, err)
+		defer func() { _ = conn.Close() }() // not before all are chosen
+		ports = append(ports, conn.LocalAddr().(*net.UDPAddr).AddrPort())
 	}
-	defer func() { _ = conn.Close() }()
-	return conn.LocalAddr().(*net.UDPAddr).AddrPort()
+	return ports
 }
 
 func TestUDPErrorsFromTheNetwork(t *testing.T) {
