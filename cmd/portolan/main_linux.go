@@ -62,6 +62,9 @@ func serve(ctx context.Context, o cli.ServeOptions) error {
 
 // routerHelper is started by package machine, with the report pipe as fd 3.
 func routerHelper(ctx context.Context, args []string) error {
+	if rest, wait := machine.WaitsForIDs(args); wait {
+		return machine.AwaitIDs(rest)
+	}
 	if len(args) != 1 {
 		return errors.New("run router helper: it is started by portolan, not by hand; type: portolan up")
 	}

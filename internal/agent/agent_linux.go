@@ -83,6 +83,7 @@ func newSupervisor(cfg spec.Machine, proxy string, told *report, log *slog.Logge
 			BinDir:     cfg.EngineBin,
 			Link:       cfg.Link,
 			InitPath:   initPath(cfg.EngineBin),
+			Rootless:   cfg.Rootless,
 		},
 		Options: cfg.EngineOptions,
 		LogDir:  cfg.Profile.LogDir(),

@@ -43,6 +43,7 @@ type daemon struct {
 	record   machine.Record
 
 	ready    chan struct{}      // closed when the engine first answers
+	hopeless chan struct{}      // closed when the engine ends again and again before that
 	down     context.CancelFunc // ends the services and takes the machine down
 	gone     chan struct{}      // closed when the machine has been taken down
 	downOnce sync.Once
@@ -62,7 +63,7 @@ var errDown = errors.New("machine taken down")
 func Run(ctx context.Context, o Options) (err error) {
 	d := &daemon{
 		Options: o, progress: newProgress(o.Progress), started: time.Now(), state: api.Starting,
-		ready: make(chan struct{}), gone: make(chan struct{}),
+		ready: make(chan struct{}), hopeless: make(chan struct{}), gone: make(chan struct{}),
 	}
 	defer func() { d.progress.finish(err) }()
 	if err := d.prepare(ctx); err != nil {
@@ -129,9 +130,12 @@ func (d *daemon) openMachine(ctx context.Context) error {
 		return err
 	}
 	d.spec = spec.Machine{
-		Profile: d.Profile, Version: d.Version, Link: link, AgentPath: d.AgentPath,
+		Profile: d.Profile, Version: d.Version, Link: link, Rootless: os.Geteuid() != 0, AgentPath: d.AgentPath,
 		EngineBin: d.binaries.Dir, EngineSource: d.binaries.Source, EngineVersion: d.binaries.Version,
 		HostRoutes: routes,
+	}
+	if d.spec.EngineOptions, err = engineOptions(d.Profile); err != nil {
+		return err
 	}
 	d.record, err = machine.Start(ctx, d.spec)
 	return err
@@ -163,8 +167,10 @@ func (d *daemon) awaitReady(ctx context.Context) error {
 	case <-d.ready:
 	case <-ctx.Done():
 		return context.Cause(ctx)
+	case <-d.hopeless:
+		return fmt.Errorf("start engine: %s", d.engineTrouble())
 	case <-time.After(readyTimeout):
-		return fmt.Errorf("engine does not answer after %s: %s", readyTimeout, d.engineTrouble())
+		return fmt.Errorf("start engine: no answer after %s: %s", readyTimeout, d.engineTrouble())
 	}
 	return nil
 }

@@ -1,9 +1,12 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/portolan-net/portolan/internal/api"
@@ -69,22 +72,45 @@ func (d *daemon) setPorts(table *publish.Table) {
 	d.ports = table
 }
 
+// maxFailedStarts is how often dockerd or containerd may end before the engine
+// has answered once; more attempts would only hide the reason.
+const maxFailedStarts = 3
+
 // setEngine takes what the agent reports.
 func (d *daemon) setEngine(e api.Engine) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	before := d.engine
 	d.engine = e
-	if e.Ready && !d.isReady() {
+	switch {
+	case d.isReady():
+	case e.Ready:
 		close(d.ready)
+	case e.Restarts >= maxFailedStarts && before.Restarts < maxFailedStarts:
+		close(d.hopeless)
 	}
 }
 
-// engineTrouble says why the engine did not get ready, as far as is known.
+// engineTrouble says why the engine did not get ready, as far as is known: how
+// it ended, and its own last word.
 func (d *daemon) engineTrouble() string {
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.engine.LastExit != "" {
-		return d.engine.LastExit
+	exit := d.engine.LastExit
+	d.mu.Unlock()
+	if exit == "" {
+		return "it runs, but does not answer; see: portolan logs --source engine"
 	}
-	return "no exit was reported"
+	program, _, _ := strings.Cut(exit, " ")
+	file := filepath.Join(d.Profile.LogDir(), map[string]string{"dockerd": "engine.log", "containerd": "containerd.log"}[program])
+	return fmt.Sprintf("%s: %s (all of it is in %s)", exit, lastLine(file), file)
+}
+
+// lastLine is a log's last line; "" when it can't be read.
+func lastLine(path string) string {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	text = bytes.TrimRight(text, "\n")
+	return string(text[bytes.LastIndexByte(text, '\n')+1:])
 }

@@ -18,6 +18,7 @@ type Layout struct {
 	BinDir     string        // dockerd and its programs
 	Link       portolan.Link // the machine's link
 	InitPath   string        // docker-init, "" when there is none
+	Rootless   bool          // the machine is an ordinary user's
 }
 
 // engineSocket is where programs in the machine expect the engine.
@@ -56,8 +57,9 @@ func (l Layout) owned() map[string]any {
 // defaults are keys that the user's engine options may replace.
 func defaults() map[string]any {
 	return map[string]any{
-		"live-restore": true,                                     // dockerd may die, containers go on
-		"exec-opts":    []string{"native.cgroupdriver=cgroupfs"}, // no systemd runs in the machine
+		"live-restore": true, // dockerd may die, containers go on
+		// No systemd runs in the machine. With --rootless this means none.
+		"exec-opts": []string{"native.cgroupdriver=cgroupfs"},
 	}
 }
 

@@ -44,7 +44,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	env := append(os.Environ(), "PATH="+s.Layout.BinDir+":"+os.Getenv("PATH"), "HOME=/root", "TMPDIR=")
+	env := append(os.Environ(), "PATH="+s.Layout.BinDir+":"+os.Getenv("PATH"), "HOME="+s.Layout.RuntimeDir, "TMPDIR=")
 	containerd := process{
 		name: "containerd", env: env, runDir: s.Layout.RuntimeDir, logPath: filepath.Join(s.LogDir, "containerd.log"),
 		argv: []string{filepath.Join(s.Layout.BinDir, "containerd"), "--config", configs.containerd},
@@ -53,7 +53,14 @@ func (s *Supervisor) Run(ctx context.Context) error {
 		name: "dockerd", env: env, runDir: s.Layout.RuntimeDir, logPath: filepath.Join(s.LogDir, "engine.log"),
 		argv: []string{filepath.Join(s.Layout.BinDir, "dockerd"), "--config-file", configs.dockerd},
 	}
+	if s.Layout.Rootless {
+		dockerd.argv = append(dockerd.argv, "--rootless")
+		dockerd.env = append(env, s.rootlessEnv()...)
+	}
 	group, ctx := errgroup.WithContext(ctx)
+	if s.Layout.Rootless {
+		group.Go(func() error { return s.serveRootlessInfo(ctx) })
+	}
 	group.Go(func() error { return s.keep(ctx, containerd) })
 	group.Go(func() error {
 		if err := awaitSocket(ctx, containerdSocket); err != nil {

@@ -37,7 +37,7 @@ func setupMounts(cfg spec.Machine) error {
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("mount /proc: %w", err)
 	}
-	if err := mountSys(); err != nil {
+	if err := mountSys(cfg.Rootless); err != nil {
 		return err
 	}
 	// The shared directory is below /run and must survive its replacement.
@@ -73,12 +73,19 @@ func setupMounts(cfg spec.Machine) error {
 // mountSys puts a sysfs on /sys that shows the machine's own interfaces, the
 // control groups into it, and back what else the host has there (securityfs,
 // by which the engine finds AppArmor, say).
-func mountSys() error {
+//
+// An ordinary user's machine can't take the host's /sys off, only cover it, and
+// sees the host's control groups, of which it may change none.
+func mountSys(rootless bool) error {
 	layout, err := readCgroupLayout()
 	if err != nil {
 		return err
 	}
-	kept, err := keepMounts("/sys", cgroupRoot)
+	except := cgroupRoot
+	if rootless {
+		except = ""
+	}
+	kept, err := keepMounts("/sys", except)
 	if err != nil {
 		return err
 	}
@@ -93,6 +100,9 @@ func mountSys() error {
 	if err := kept.restore(); err != nil {
 		return err
 	}
+	if rootless {
+		return nil
+	}
 	return layout.mount()
 }
 
@@ -100,7 +110,7 @@ func mountSys() error {
 type keptMounts map[string]int
 
 // keepMounts copies the outermost mounts below dir, except those at or below
-// except.
+// except, if that is set.
 func keepMounts(dir, except string) (keptMounts, error) {
 	points, err := mountPoints()
 	if err != nil {
@@ -113,7 +123,7 @@ func keepMounts(dir, except string) (keptMounts, error) {
 		for outer := range kept {
 			covered = covered || point == outer || below(point, outer)
 		}
-		if covered || !below(point, dir) || point == except || below(point, except) {
+		if covered || !below(point, dir) || point == except || (except != "" && below(point, except)) {
 			continue
 		}
 		fd, err := unix.OpenTree(unix.AT_FDCWD, point, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -28,7 +29,6 @@ var sysctls = []struct{ key, value, why string }{
 	{"net/ipv6/conf/default/forwarding", "1", "the same for links that come later"},
 	{"net/ipv4/ip_nonlocal_bind", "1", "the engine binds published ports on addresses that only the host has"},
 	{"net/ipv6/ip_nonlocal_bind", "1", "the same for IPv6"},
-	{"net/ipv4/ping_group_range", "0 2147483647", "ping needs no privilege in containers with the machine's network"},
 	{"net/ipv6/conf/eth0/accept_ra", "0", "the router never advertises; a container on macvlan could"},
 	{"net/ipv4/conf/eth0/accept_redirects", "0", "nobody on the link may change routes"},
 	{"net/ipv4/conf/all/accept_redirects", "0", "the kernel takes the OR of the two"},
@@ -46,11 +46,37 @@ func SetupNetwork(cfg spec.Machine) error {
 			return fmt.Errorf("set %s (%s): %w", s.key, s.why, err)
 		}
 	}
+	if err := openPing(cfg.Rootless); err != nil {
+		return err
+	}
 	if err := reserveHostRoutes(cfg); err != nil {
 		return err
 	}
 	if err := installFirewall(); err != nil {
 		return fmt.Errorf("install firewall table: %w", err)
+	}
+	return nil
+}
+
+// openPing lets every group of the machine ping in its own network; containers
+// have a setting of their own. A user namespace knows fewer groups.
+func openPing(rootless bool) error {
+	last := 1<<31 - 1
+	if rootless {
+		text, err := os.ReadFile("/proc/self/gid_map")
+		if err != nil {
+			return err
+		}
+		for line := range strings.Lines(string(text)) {
+			var inside, outside, count int
+			if _, err := fmt.Sscan(line, &inside, &outside, &count); err != nil {
+				return fmt.Errorf("read group map: %w", err)
+			}
+			last = inside + count - 1
+		}
+	}
+	if err := os.WriteFile("/proc/sys/net/ipv4/ping_group_range", fmt.Appendf(nil, "0 %d", last), 0); err != nil {
+		return fmt.Errorf("open ping_group_range: %w", err)
 	}
 	return nil
 }

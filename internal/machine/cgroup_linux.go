@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/portolan-net/portolan/internal/spec"
 )
 
 // cgroupRoot is where every distribution mounts control groups (cgroups(7)).
@@ -21,11 +23,15 @@ const cgroupRoot = "/sys/fs/cgroup"
 // or v2. The engine's containers come below it, because the machine's cgroup
 // namespace begins there.
 type cgroup struct {
-	path string // "/portolan/default"
+	path string // "/portolan/default"; "" for none
 }
 
-func machineCgroup(profileName string) cgroup {
-	return cgroup{path: filepath.Join("/portolan", profileName)}
+// machineCgroup is the group of a machine. An ordinary user may not make one.
+func machineCgroup(cfg spec.Machine) cgroup {
+	if cfg.Rootless {
+		return cgroup{}
+	}
+	return cgroup{path: filepath.Join("/portolan", cfg.Profile.Name)}
 }
 
 // hierarchies lists the mount points of all hierarchies.
@@ -57,6 +63,9 @@ func hierarchies() ([]string, error) {
 
 // join makes the group and puts the process into it.
 func (c cgroup) join(pid int) error {
+	if c.path == "" {
+		return nil
+	}
 	roots, err := hierarchies()
 	if err != nil {
 		return err
@@ -107,6 +116,9 @@ const removeWait = 5 * time.Second
 // remove deletes the group and all below it once their processes are gone, and
 // the common parent when this was the last machine.
 func (c cgroup) remove() error {
+	if c.path == "" {
+		return nil
+	}
 	roots, err := hierarchies()
 	if err != nil {
 		return err

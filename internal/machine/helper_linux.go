@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -61,7 +62,7 @@ func runHelper(ctx context.Context, sharedDir string, ready io.WriteCloser, log 
 		return err
 	}
 
-	group := machineCgroup(p.Name)
+	group := machineCgroup(cfg)
 	defer func() { err = errors.Join(err, group.remove(), removeRecord(p)) }()
 	init, release, err := startInit(cfg)
 	if err != nil {
@@ -120,6 +121,11 @@ func startInit(cfg spec.Machine) (init *exec.Cmd, release func() error, err erro
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC,
 		Setsid:     true,
 	}
+	if cfg.Rootless {
+		if err := nestUserNamespace(init.SysProcAttr); err != nil {
+			return nil, nil, errors.Join(err, open.Close())
+		}
+	}
 	if err := init.Start(); err != nil {
 		_ = open.Close()
 		return nil, nil, fmt.Errorf("start %s: %w", cfg.AgentPath, err)
@@ -159,4 +165,28 @@ func lockState(p profile.Profile) (*os.File, error) {
 		return nil, errors.Join(err, file.Close())
 	}
 	return file, nil
+}
+
+// nestUserNamespace puts a child into a user namespace of its own with the same
+// ids: root there is not root of the namespace that owns the router.
+func nestUserNamespace(attr *syscall.SysProcAttr) error {
+	attr.Cloneflags |= unix.CLONE_NEWUSER
+	attr.GidMappingsEnableSetgroups = true
+	for _, kind := range []struct {
+		file string
+		maps *[]syscall.SysProcIDMap
+	}{{"/proc/self/uid_map", &attr.UidMappings}, {"/proc/self/gid_map", &attr.GidMappings}} {
+		text, err := os.ReadFile(kind.file)
+		if err != nil {
+			return err
+		}
+		for line := range strings.Lines(string(text)) {
+			var inside, outside, count int
+			if _, err := fmt.Sscan(line, &inside, &outside, &count); err != nil {
+				return fmt.Errorf("read %s: %w", kind.file, err)
+			}
+			*kind.maps = append(*kind.maps, syscall.SysProcIDMap{ContainerID: inside, HostID: inside, Size: count})
+		}
+	}
+	return nil
 }

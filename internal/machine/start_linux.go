@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -53,13 +52,14 @@ func Start(ctx context.Context, cfg spec.Machine) (Record, error) {
 	helper.Stderr = logFile
 	helper.ExtraFiles = []*os.File{ready}
 	helper.Dir = "/"
-	helper.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Setsid: true}
-	err = helper.Start()
+	err = startMapped(helper, true)
 	_ = ready.Close()
+	if helper.Process != nil {
+		go func() { _ = helper.Wait() }() // reaped whenever it ends; it may outlive this process
+	}
 	if err != nil {
 		return Record{}, fmt.Errorf("start router helper: %w", err)
 	}
-	go func() { _ = helper.Wait() }() // reaped whenever it ends; it may outlive this process
 	if err := awaitReady(ctx, report); err != nil {
 		_ = helper.Process.Signal(unix.SIGTERM)
 		return Record{}, errors.Join(err, waitGone(Process{PID: helper.Process.Pid}, stopWait))
@@ -117,7 +117,7 @@ func ForceDown(p profile.Profile, r Record) error {
 			return err
 		}
 	}
-	err := errors.Join(machineCgroup(p.Name).remove(), removeRecord(p))
+	err := errors.Join(machineCgroup(spec.Machine{Profile: p, Rootless: os.Geteuid() != 0}).remove(), removeRecord(p))
 	if rmErr := os.Remove(p.HelperSocket()); rmErr != nil && !errors.Is(rmErr, fs.ErrNotExist) {
 		err = errors.Join(err, rmErr)
 	}

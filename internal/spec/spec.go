@@ -20,6 +20,8 @@ type Machine struct {
 	Profile profile.Profile `json:"profile"`
 	Version string          `json:"version"`
 	Link    portolan.Link   `json:"link"`
+	// Rootless says that an ordinary user\'s machine runs in user namespaces.
+	Rootless bool `json:"rootless,omitempty"`
 	// AgentPath is the portolan-agent binary; it must be visible in the machine.
 	AgentPath string `json:"agentPath"`
 	// EngineBin is the directory of dockerd, containerd, runc and their shims.
