@@ -5,6 +5,8 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -113,6 +115,8 @@ func ask(ctx context.Context, server netip.AddrPort, query []byte, tcp bool, r *
 			r.Outcome, r.Error = testimage.Failed, header.RCode.String()
 		}
 		r.Bytes = int64(len(answer))
+		sum := sha256.Sum256(answer[2:]) // the first two bytes are the query's id
+		r.SHA256 = hex.EncodeToString(sum[:])
 		return answer, nil
 	}
 }
