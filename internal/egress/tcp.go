@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/portolan-net/portolan/internal/datapath"
@@ -49,6 +50,9 @@ func (e *Egress) open(ctx context.Context, flow portolan.Flow, to netip.AddrPort
 	}
 	defer e.dials.leave(flow.Src.Addr())
 	conn, err := e.cfg.Dialer.DialTCP(ctx, to)
+	if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
+		return goneEndpoint{}, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -78,6 +82,23 @@ func (f *farEndpoint) Close() error {
 	}
 	return f.Conn.Close()
 }
+
+// goneEndpoint is a far side that accepted the connection and reset it before
+// the dial was told. Linux then ends the dial with ECONNRESET, or EPIPE after a
+// FIN, and with ECONNREFUSED only before the handshake (tcp_reset in
+// net/ipv4/tcp_input.c). The machine is shown the same: a connection, and its
+// reset.
+type goneEndpoint struct{}
+
+// Serve resets conn.
+func (goneEndpoint) Serve(_ context.Context, conn datapath.Conn) {
+	if c, ok := conn.(*net.TCPConn); ok {
+		_ = c.SetLinger(0) // fails only on a socket that is gone already
+	}
+	_ = conn.Close()
+}
+
+func (goneEndpoint) Close() error { return nil }
 
 // resolverEndpoint is DNS over TCP.
 type resolverEndpoint struct{ dns DNSService }
