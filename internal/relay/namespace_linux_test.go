@@ -4,7 +4,6 @@ import (
 	"net"
 	"os"
 	"runtime"
-	"slices"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -49,8 +48,8 @@ func enterNetwork(t *testing.T) {
 	configure(t, local, "relaytest0", near4+"/24", near6+"/64")
 	configure(t, remote, "lo")
 	configure(t, remote, "relaytest1", router4+"/24", router6+"/64")
-	awaitUp(t, local, "relaytest0")
-	awaitUp(t, remote, "relaytest1")
+	awaitUp(t, local, "relaytest0", near6)
+	awaitUp(t, remote, "relaytest1", router6)
 	for _, route := range [][2]string{{"0.0.0.0/0", router4}, {"::/0", router6}} {
 		must(t, local.RouteAdd(&netlink.Route{Dst: network(t, route[0]), Gw: net.ParseIP(route[1])}))
 	}
@@ -91,17 +90,15 @@ func configure(t *testing.T, h *netlink.Handle, name string, addresses ...string
 	}
 }
 
-// awaitUp waits until the kernel has noticed that the cable is in and has made
-// the new IPv6 addresses usable, in work queues of its own.
-func awaitUp(t *testing.T, h *netlink.Handle, name string) {
+// awaitUp waits until the kernel has noticed that the cable is in and delivers
+// what is sent to the new IPv6 address; both happen in work queues of its own.
+func awaitUp(t *testing.T, h *netlink.Handle, name, addr6 string) {
 	t.Helper()
 	eventually(t, name+" comes up", func() bool {
 		link, err := h.LinkByName(name)
 		must(t, err)
-		addresses, err := h.AddrList(link, netlink.FAMILY_V6)
-		must(t, err)
-		tentative := slices.ContainsFunc(addresses, func(a netlink.Addr) bool { return a.Flags&unix.IFA_F_TENTATIVE != 0 })
-		return link.Attrs().OperState == netlink.OperUp && !tentative
+		routes, err := h.RouteGet(net.ParseIP(addr6))
+		return link.Attrs().OperState == netlink.OperUp && err == nil && routes[0].Type == unix.RTN_LOCAL
 	})
 }
 
