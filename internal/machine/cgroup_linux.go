@@ -3,6 +3,7 @@ package machine
 import (
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -23,7 +24,7 @@ const cgroupRoot = "/sys/fs/cgroup"
 // or v2. The engine's containers come below it, because the machine's cgroup
 // namespace begins there.
 type cgroup struct {
-	path string // "/portolan/default"; "" for none
+	path string // "/portolan/default-1f0c3a5b"; "" for none
 }
 
 // machineCgroup is the group of a machine. An ordinary user may not make one.
@@ -31,7 +32,9 @@ func machineCgroup(cfg spec.Machine) cgroup {
 	if cfg.Rootless {
 		return cgroup{}
 	}
-	return cgroup{path: filepath.Join("/portolan", cfg.Profile.Name)}
+	// Profiles of one name may live in several run directories at once.
+	sum := crc32.ChecksumIEEE([]byte(cfg.Profile.RunDir))
+	return cgroup{path: fmt.Sprintf("/portolan/%s-%08x", cfg.Profile.Name, sum)}
 }
 
 // hierarchies lists the mount points of all hierarchies.

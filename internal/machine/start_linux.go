@@ -95,7 +95,7 @@ func Stop(p profile.Profile) error {
 		return nil
 	}
 	if err != nil {
-		return err
+		return stopUnrecorded(p, err)
 	}
 	if r.Helper.Alive() {
 		if err := router.Stop(p.HelperSocket()); err == nil && waitGone(r.Helper, stopWait) == nil {
@@ -104,6 +104,26 @@ func Stop(p profile.Profile) error {
 	}
 	return ForceDown(p, r)
 }
+
+// stopUnrecorded ends a machine whose record can't be read, because of damage:
+// its helper knows enough. Nobody knows what is left of one without a helper
+// that keeps the state directory locked, so that is an error.
+func stopUnrecorded(p profile.Profile, damage error) error {
+	_ = router.Stop(p.HelperSocket()) // a helper that is gone holds no lock either
+	for deadline := time.Now().Add(stopWait); ; time.Sleep(lockPoll) {
+		lock, err := lockState(p)
+		if err == nil {
+			defer lock.Close()
+			return removeTraces(p)
+		}
+		if time.Now().After(deadline) {
+			return errors.Join(damage, err)
+		}
+	}
+}
+
+// lockPoll is how often the lock of a machine that ends is tried.
+const lockPoll = 50 * time.Millisecond
 
 // ForceDown kills what is left of a machine and removes its traces.
 func ForceDown(p profile.Profile, r Record) error {
@@ -117,6 +137,11 @@ func ForceDown(p profile.Profile, r Record) error {
 			return err
 		}
 	}
+	return removeTraces(p)
+}
+
+// removeTraces removes what a machine without processes left on the host.
+func removeTraces(p profile.Profile) error {
 	err := errors.Join(machineCgroup(spec.Machine{Profile: p, Rootless: os.Geteuid() != 0}).remove(), removeRecord(p))
 	if rmErr := os.Remove(p.HelperSocket()); rmErr != nil && !errors.Is(rmErr, fs.ErrNotExist) {
 		err = errors.Join(err, rmErr)
