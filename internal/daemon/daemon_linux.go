@@ -70,7 +70,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	if err := d.progress.step("machine", func() error { return d.openMachine(ctx) }); err != nil {
-		return errors.Join(err, d.removeRunDir())
+		return err
 	}
 	serveCtx, down := context.WithCancelCause(ctx)
 	defer down(nil)
@@ -95,10 +95,13 @@ func Run(ctx context.Context, o Options) (err error) {
 // prepare makes the directories and finds the engine.
 func (d *daemon) prepare(ctx context.Context) error {
 	p := d.Profile
-	for _, dir := range []string{p.RunDir, p.SharedDir(), p.StateDir, p.LogDir(), p.EngineDir()} {
+	for _, dir := range []string{p.RunDir, p.StateDir, p.LogDir(), p.EngineDir()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("make directory: %w", err)
 		}
+	}
+	if err := checkRoom(p.StateDir); err != nil {
+		return err
 	}
 	return d.progress.step("engine found", func() (err error) {
 		d.binaries, err = engine.Find(ctx, d.Options.Engine, d.EngineDir)
@@ -106,7 +109,8 @@ func (d *daemon) prepare(ctx context.Context) error {
 	})
 }
 
-// openMachine takes over the machine that runs, or starts one.
+// openMachine takes over the machine that runs, or starts one. One that can't be
+// taken over is left as it is.
 func (d *daemon) openMachine(ctx context.Context) error {
 	record, err := machine.LoadRecord(d.Profile)
 	if err == nil && record.Helper.Alive() && record.Init.Alive() {
@@ -137,8 +141,13 @@ func (d *daemon) openMachine(ctx context.Context) error {
 	if d.spec.EngineOptions, err = engineOptions(d.Profile); err != nil {
 		return err
 	}
-	d.record, err = machine.Start(ctx, d.spec)
-	return err
+	if err := os.MkdirAll(d.Profile.SharedDir(), 0o700); err != nil {
+		return fmt.Errorf("make directory: %w", err)
+	}
+	if d.record, err = machine.Start(ctx, d.spec); err != nil {
+		return errors.Join(err, d.removeRunDir())
+	}
+	return nil
 }
 
 // serve runs all services until one fails or ctx ends.
@@ -219,9 +228,11 @@ func (d *daemon) removeRunDir() error {
 	return nil
 }
 
-func (d *daemon) isReady() bool {
+func (d *daemon) isReady() bool { return closed(d.ready) }
+
+func closed(c <-chan struct{}) bool {
 	select {
-	case <-d.ready:
+	case <-c:
 		return true
 	default:
 		return false

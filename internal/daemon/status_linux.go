@@ -83,9 +83,11 @@ func (d *daemon) setEngine(e api.Engine) {
 	before := d.engine
 	d.engine = e
 	switch {
-	case d.isReady():
+	case closed(d.ready), closed(d.hopeless):
 	case e.Ready:
 		close(d.ready)
+	case before == (api.Engine{}):
+		// A daemon that takes over finds what earlier ones saw counted already.
 	case e.Restarts >= maxFailedStarts && before.Restarts < maxFailedStarts:
 		close(d.hopeless)
 	}

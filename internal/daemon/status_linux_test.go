@@ -1,0 +1,34 @@
+package daemon
+
+import (
+	"testing"
+
+	"github.com/portolan-net/portolan/internal/api"
+)
+
+// A start is given up when the engine ends again and again before it answers.
+// What an earlier daemon saw does not count, and a new agent may count anew.
+func TestHopelessEngine(t *testing.T) {
+	first := api.Engine{Version: "29"}
+	for _, c := range []struct {
+		name    string
+		reports []api.Engine
+		want    bool
+	}{
+		{"three ends", []api.Engine{first, {Restarts: 1}, {Restarts: 2}, {Restarts: 3}}, true},
+		{"two ends", []api.Engine{first, {Restarts: 1}, {Restarts: 2}}, false},
+		{"counted anew", []api.Engine{first, {Restarts: 3}, first, {Restarts: 3}}, true},
+		{"taken over", []api.Engine{{Restarts: 4}, {Restarts: 5}}, false},
+		{"it answered", []api.Engine{first, {Ready: true}, {Restarts: 2}, {Restarts: 3}}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d := daemon{ready: make(chan struct{}), hopeless: make(chan struct{})}
+			for _, report := range c.reports {
+				d.setEngine(report)
+			}
+			if got := closed(d.hopeless); got != c.want {
+				t.Errorf("given up = %v, want %v", got, c.want)
+			}
+		})
+	}
+}
