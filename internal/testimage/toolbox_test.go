@@ -9,9 +9,12 @@ import (
 	"encoding/json"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -233,6 +236,19 @@ func TestForgeUDP(t *testing.T) {
 		if r := udp.next(t); r.Remote != net.JoinHostPort(source, "1234") || r.Bytes != 6 {
 			t.Errorf("the server saw %+v", r)
 		}
+	}
+}
+
+func TestScan(t *testing.T) {
+	web := netip.MustParseAddrPort(serve(t, "web", "-addr", "127.0.0.9:0").addr)
+	first, last := max(web.Port()-50, 1), min(web.Port(), 65485)+50
+	r := expect(t, testimage.OK, "scan", "127.0.0.9", "-first", strconv.Itoa(int(first)), "-last", strconv.Itoa(int(last)))
+	// Others may listen on all addresses at the same time; what is ours must be seen.
+	if !slices.Contains(r.Answers, strconv.Itoa(int(web.Port()))+" connected") || r.Bytes != int64(last-first+1) {
+		t.Errorf("a web server on port %d: %+v", web.Port(), r)
+	}
+	if r := expect(t, testimage.OK, "scan", "127.0.0.9", "-first", "1", "-last", "1"); len(r.Answers) != 0 || r.Bytes != 1 {
+		t.Errorf("nobody on port 1: %+v", r)
 	}
 }
 

@@ -41,6 +41,8 @@ var commands = map[string]command{
 	"half-close":  {"ADDR [-send 16] [-timeout 10s]: FIN first, then expects the echo and FIN", halfClose},
 	"rst":         {"ADDR [-send 1] [-timeout 10s]: connects, sends, waits for the echo, resets", rst},
 	"forge-udp":   {"-src IP -dst ADDR [-sport N] [-payload TEXT] [-count 1]: a datagram with a source of your choice", forgeUDP},
+	"forge-link":  {"-claim IP,IP,... [-iface eth0]: ARP, NDP, router advertisement and DHCP lies about addresses of others", forgeLink},
+	"scan":        {"IP [-first 1] [-last 65535] [-parallel 64] [-timeout 10s]: the TCP ports that do not refuse", scan},
 	"ifaces":      {": interfaces and addresses", ifaces},
 	"sleep":       {"DURATION: until then or SIGTERM", sleep},
 	"true":        {": nothing", nothing},
