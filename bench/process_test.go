@@ -1,0 +1,48 @@
+package bench
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// residentMiB is VmRSS (proc_pid_status(5)) of a process.
+func residentMiB(t testing.TB, pid int) float64 {
+	t.Helper()
+	var kib float64
+	if _, err := fmt.Sscan(field(t, pid, "VmRSS"), &kib); err != nil {
+		t.Fatalf("read memory of process %d: %v", pid, err)
+	}
+	return kib / 1024
+}
+
+// childOf is the first child of a process with that name.
+func childOf(t testing.TB, parent int, name string) int {
+	t.Helper()
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", parent, parent))
+	check(t, err)
+	for child := range strings.FieldsSeq(string(children)) {
+		program, err := os.Readlink(filepath.Join("/proc", child, "exe"))
+		var pid int
+		if _, scanErr := fmt.Sscan(child, &pid); err == nil && scanErr == nil && filepath.Base(program) == name {
+			return pid
+		}
+	}
+	t.Fatalf("find a child of process %d called %s: its children are %s", parent, name, children)
+	return 0
+}
+
+func field(t testing.TB, pid int, key string) string {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	check(t, err)
+	for line := range strings.Lines(string(text)) {
+		if value, found := strings.CutPrefix(line, key+":"); found {
+			return strings.TrimSpace(value)
+		}
+	}
+	t.Fatalf("process %d has no %s", pid, key)
+	return ""
+}
