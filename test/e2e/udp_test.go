@@ -1,0 +1,141 @@
+package e2e
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/portolan-net/portolan/internal/lab"
+	"github.com/portolan-net/portolan/internal/stage"
+	"github.com/portolan-net/portolan/internal/testimage"
+)
+
+// datagramSizes go from the smallest to the largest that UDP over IPv4 carries;
+// the lab's links have an MTU of 1500.
+func datagramSizes() []int { return []int{1, 1400, 9000, 65507} }
+
+// Datagrams cross whole and as they are, both ways.
+func TestUDP(t *testing.T) {
+	s := stage.Up(t)
+	s.Docker(t, "network", "create", "mine")
+	t.Cleanup(func() { s.Docker(t, "network", "rm", "mine") })
+	neighbour, host := onNode(t, s, s.Lab.Neighbour), onNode(t, s, s.Lab.Host)
+	for i, network := range []string{"bridge", "mine"} {
+		t.Run(network, func(t *testing.T) {
+			from := inContainer(t, s, "client-"+network, "--network", network)
+			for _, f := range families() {
+				t.Run(f.name, func(t *testing.T) { checkDatagrams(t, s, f, from) })
+			}
+			t.Run("host.docker.internal", func(t *testing.T) { checkHostDatagrams(t, s, from, 5400+uint16(10*i)) })
+			t.Run("published", func(t *testing.T) { checkPublishedUDP(t, s, network, 5300+uint16(i), neighbour, host) })
+		})
+	}
+}
+
+// checkDatagrams sends to the internet. The toolbox's sockets are connected, so
+// an answer counts only if it comes from the address that was asked.
+func checkDatagrams(t *testing.T, s *stage.Stage, f family, from place) {
+	t.Helper()
+	echo := s.Internet.UDPEcho[f.index]
+	echo.Forget()
+	var commands []string
+	for _, size := range datagramSizes() {
+		commands = append(commands, fmt.Sprintf("udp-send %s -size %d", hostPort(f.web, 7), size))
+	}
+	for i, got := range from.each(t, commands) {
+		if got.Outcome != testimage.OK || got.Bytes != int64(datagramSizes()[i]) {
+			t.Errorf("%s: %+v", commands[i], got)
+		}
+	}
+	clients := echo.Clients()
+	if len(clients) != len(commands) {
+		t.Errorf("the server saw %d datagrams, want %d", len(clients), len(commands))
+	}
+	for _, client := range clients {
+		if client.Addr().String() != f.host {
+			t.Errorf("the server saw %s, want the host %s", client, f.host)
+		}
+	}
+	name := []string{lab.DNSV4, lab.DNSV6}[f.index]
+	if got := from.run(t, "lookup web.internet.test AAAA -server "+name); strings.Join(got.Answers, ",") != "AAAA "+lab.WebV6 {
+		t.Errorf("DNS at %s: %+v", name, got)
+	}
+	// ICMP port unreachable, which only a connected socket hears of.
+	empty := []string{lab.EmptyV4, lab.EmptyV6}[f.index]
+	for _, size := range []int{1, 9000} {
+		command := fmt.Sprintf("dial udp %s -send %d", hostPort(empty, closedPort), size)
+		if got := from.run(t, command); got.Outcome != testimage.Refused || got.Duration() >= promptly {
+			t.Errorf("%s: %+v, want refused", command, got)
+		}
+	}
+}
+
+// checkHostDatagrams sends to servers on the host's loopback; port is served on
+// 127.0.0.1, the one after it on ::1.
+func checkHostDatagrams(t *testing.T, s *stage.Stage, from place, port uint16) {
+	t.Helper()
+	s.Lab.StartUDPEcho(t, s.Lab.Host, fmt.Sprintf("127.0.0.1:%d", port))
+	s.Lab.StartUDPEcho(t, s.Lab.Host, fmt.Sprintf("[::1]:%d", port+1))
+	var commands []string
+	for _, host := range []string{"192.168.65.254", "fdc4:f303:9324::254"} {
+		for _, server := range []uint16{port, port + 1} {
+			// A long first datagram to ::1 alone is refused: see package egress.
+			commands = append(commands, fmt.Sprintf("udp-send %s -size 1", hostPort(host, server)))
+			for _, size := range datagramSizes() {
+				commands = append(commands, fmt.Sprintf("udp-send %s -size %d", hostPort(host, server), size))
+			}
+		}
+	}
+	for i, got := range from.each(t, commands) {
+		if got.Outcome != testimage.OK {
+			t.Errorf("%s: %+v", commands[i], got)
+		}
+	}
+}
+
+// checkPublishedUDP sends to a published port from the LAN and from the host.
+func checkPublishedUDP(t *testing.T, s *stage.Stage, network string, port uint16, neighbour, host place) {
+	t.Helper()
+	name := "server-" + network
+	s.Serve(t, name, []string{"--network", network, "-p", fmt.Sprintf("%d:7/udp", port)}, "echo-udp")
+	send := func(from place, addr string) {
+		var commands []string
+		for _, size := range datagramSizes() {
+			commands = append(commands, fmt.Sprintf("udp-send %s -size %d", hostPort(addr, port), size))
+		}
+		for i, got := range from.each(t, commands) {
+			if got.Outcome != testimage.OK {
+				t.Errorf("%s: %+v", commands[i], got)
+			}
+		}
+	}
+	for _, f := range families() {
+		send(neighbour, f.host)
+		send(host, []string{"127.0.0.1", "::1"}[f.index])
+	}
+	seen := map[string]bool{}
+	for line := range strings.Lines(s.Docker(t, "logs", name)) {
+		r, err := testimage.Parse([]byte(line))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Outcome == testimage.Listening {
+			continue
+		}
+		client, err := netip.ParseAddrPort(r.Remote)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen[client.Addr().String()] = true
+	}
+	for _, want := range []string{lab.NeighbourV4, lab.NeighbourV6, "192.168.65.254", "fdc4:f303:9324::254"} {
+		if !seen[want] {
+			t.Errorf("the container did not see %s", want)
+		}
+		delete(seen, want)
+	}
+	for other := range seen {
+		t.Errorf("the container saw %s, want the clients' own addresses", other)
+	}
+}
