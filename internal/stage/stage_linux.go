@@ -29,6 +29,7 @@ type Stage struct {
 	StateDir string // PORTOLAN_STATE_DIR
 	RunDir   string // PORTOLAN_RUNTIME_DIR
 	Env      []string
+	User     *User // whose programs run on the host; nil for root's
 }
 
 // commandTimeout bounds every command that a test waits for.
@@ -37,6 +38,23 @@ const commandTimeout = 3 * time.Minute
 // New builds a lab with the standard servers and the programs, and starts
 // nothing on the host. What a test leaves running is taken down.
 func New(t testing.TB, opts ...lab.Option) *Stage {
+	t.Helper()
+	s := build(t, opts...)
+	s.StateDir = filepath.Join(s.Lab.Dir, "state")
+	s.RunDir = filepath.Join(s.Lab.Dir, "run")
+	s.Env = []string{
+		"PORTOLAN_STATE_DIR=" + s.StateDir,
+		"PORTOLAN_RUNTIME_DIR=" + s.RunDir,
+		"DOCKER_CONFIG=" + filepath.Join(s.Lab.Dir, "docker"),
+		"DOCKER_HOST=unix://" + filepath.Join(s.RunDir, "default", "docker.sock"),
+		"PATH=" + s.Bin.Engine + ":" + filepath.Dir(s.Bin.Portolan) + ":" + os.Getenv("PATH"),
+	}
+	s.downAtEnd(t)
+	return s
+}
+
+// build makes the lab with its servers, and the programs.
+func build(t testing.TB, opts ...lab.Option) *Stage {
 	t.Helper()
 	s := &Stage{Bin: lab.BuildBinaries(t), Lab: lab.New(t, opts...)}
 	engine := filepath.Join(filepath.Dir(s.Bin.Portolan), "engine")
@@ -47,15 +65,12 @@ func New(t testing.TB, opts ...lab.Option) *Stage {
 		t.Fatalf("find the engine: %v; type: make engine cli", err)
 	}
 	s.Internet = s.Lab.StartInternet(t)
-	s.StateDir = filepath.Join(s.Lab.Dir, "state")
-	s.RunDir = filepath.Join(s.Lab.Dir, "run")
-	s.Env = []string{
-		"PORTOLAN_STATE_DIR=" + s.StateDir,
-		"PORTOLAN_RUNTIME_DIR=" + s.RunDir,
-		"DOCKER_CONFIG=" + filepath.Join(s.Lab.Dir, "docker"),
-		"DOCKER_HOST=unix://" + filepath.Join(s.RunDir, "default", "docker.sock"),
-		"PATH=" + s.Bin.Engine + ":" + filepath.Dir(s.Bin.Portolan) + ":" + os.Getenv("PATH"),
-	}
+	return s
+}
+
+// downAtEnd takes down what the test leaves running.
+func (s *Stage) downAtEnd(t testing.TB) {
+	t.Helper()
 	t.Cleanup(func() {
 		if t.Failed() {
 			s.showLogs(t)
@@ -64,7 +79,6 @@ func New(t testing.TB, opts ...lab.Option) *Stage {
 			t.Errorf("portolan down: exit code %d: %s", code, out)
 		}
 	})
-	return s
 }
 
 // Up is New, `portolan up` and the test image.
@@ -90,10 +104,15 @@ func (s *Stage) LoadImage(t testing.TB) {
 	s.Docker(t, "load", "-q", "-i", path)
 }
 
-// Command prepares a program on the host with the stage's environment.
+// Command prepares a program of the stage's user on the host, with the stage's
+// environment.
 func (s *Stage) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	// The program is found by the stage's PATH, on the host.
-	cmd := s.Lab.Host.Command(ctx, "env", append(append(append([]string{}, s.Env...), name), args...)...)
+	words := append(append(append([]string{}, s.Env...), name), args...)
+	cmd := s.Lab.Host.Command(ctx, "env", words...)
+	if s.User != nil {
+		cmd = s.User.ordinary(ctx, s.Lab.Host, words...)
+	}
 	cmd.WaitDelay = time.Second
 	return cmd
 }

@@ -65,6 +65,11 @@ func pingSocket(addr netip.Addr, raw bool, ttl int) (*os.File, error) {
 		family, proto, level, recvErr, hops = unix.AF_INET6, unix.IPPROTO_ICMPV6, unix.IPPROTO_IPV6, unix.IPV6_RECVERR, unix.IPV6_UNICAST_HOPS
 	}
 	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, proto)
+	if err != nil && !raw {
+		// As ping(8) does: an engine without root opens ping_group_range in no
+		// container, but containers have CAP_NET_RAW.
+		fd, err = unix.Socket(family, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, proto)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open ICMP socket: %w", err)
 	}
