@@ -44,7 +44,7 @@ func LoadRecord(p profile.Profile) (Record, error) {
 		return r, err
 	}
 	if err := json.Unmarshal(text, &r); err != nil {
-		return r, fmt.Errorf("%s is damaged: %w; see which processes of portolan run, end them, and remove the file", recordPath(p), err)
+		return r, fmt.Errorf("%s is damaged: %w; type: portolan down && portolan up", recordPath(p), err)
 	}
 	return r, nil
 }
