@@ -1,12 +1,15 @@
 package cli
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/portolan-net/portolan/internal/dockercontext"
 )
 
 const envHelp = `Prints what makes a shell's docker, compose, Testcontainers and every other
@@ -125,6 +128,25 @@ func (g *global) engineDirWithDocker() string {
 		}
 	}
 	return ""
+}
+
+// linkPlugins lets every docker find compose and buildx as they were built with
+// Portolan, where it has none: PATH is not where docker looks for its plugins.
+func (g *global) linkPlugins(dir dockercontext.Dir) error {
+	for _, engine := range g.engineDirs() {
+		if err := dir.LinkPlugins(filepath.Join(engine, "cli-plugins")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (g *global) unlinkPlugins(dir dockercontext.Dir) error {
+	var errs []error
+	for _, engine := range g.engineDirs() {
+		errs = append(errs, dir.UnlinkPlugins(filepath.Join(engine, "cli-plugins")))
+	}
+	return errors.Join(errs...)
 }
 
 // engineDirs are the folders where `make engine` and `make install` put the

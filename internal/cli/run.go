@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/portolan-net/portolan/internal/dockercontext"
 )
 
 // What shells say about a command that they can't run.
@@ -58,9 +60,19 @@ func (g *global) run(ctx context.Context, o startOptions, args []string) error {
 	if err != nil {
 		return err
 	}
+	dir, err := dockercontext.DefaultDir()
+	if err == nil {
+		err = g.linkPlugins(dir)
+	}
+	if err != nil {
+		g.warnf("%v; docker compose and docker buildx may be missing", err)
+	}
 	code, err := g.execute(ctx, args)
 	if daemon == nil {
 		return exitError{code: code, err: err}
+	}
+	if unlinkErr := g.unlinkPlugins(dir); unlinkErr != nil {
+		g.warnf("%v", unlinkErr)
 	}
 	// What ended the command must not end the cleaning up.
 	_, downErr := g.stop(context.WithoutCancel(ctx), false)
