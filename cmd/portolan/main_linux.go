@@ -7,12 +7,12 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/portolan-net/portolan/internal/cli"
 	"github.com/portolan-net/portolan/internal/daemon"
 	"github.com/portolan-net/portolan/internal/engine"
 	"github.com/portolan-net/portolan/internal/machine"
-	"github.com/portolan-net/portolan/internal/profile"
 )
 
 // platform is what a Linux host can do.
@@ -20,8 +20,10 @@ func platform() cli.Platform {
 	return cli.Platform{
 		Serve:        serve,
 		RouterHelper: routerHelper,
-		ForceDown:    func(_ context.Context, p profile.Profile) error { return daemon.ForceDown(p) },
+		ForceDown:    daemon.ForceDown,
+		RemoveTree:   machine.RemoveTree,
 		LocateEngine: locateEngine,
+		Remains:      daemon.Remains,
 	}
 }
 
@@ -57,20 +59,16 @@ func serve(ctx context.Context, o cli.ServeOptions) error {
 	return daemon.Run(ctx, daemon.Options{
 		Profile: o.Profile, Version: o.Version, Engine: engine.Choice(o.Engine),
 		EngineDir: engineDir, AgentPath: agent, Progress: o.Progress, Log: o.Log,
+		Leave: func() bool {
+			cause, ok := errors.AsType[cli.Signal](context.Cause(ctx))
+			return ok && cause.Signal == syscall.SIGTERM
+		},
 	})
 }
 
-// routerHelper is started by package machine, with the report pipe as fd 3.
+// routerHelper is started by package machine.
 func routerHelper(ctx context.Context, args []string) error {
-	if rest, wait := machine.WaitsForIDs(args); wait {
-		return machine.AwaitIDs(rest)
-	}
-	if len(args) != 1 {
-		return errors.New("run router helper: it is started by portolan, not by hand; type: portolan up")
-	}
-	const reportFD = 3
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	return machine.RunHelper(ctx, args[0], os.NewFile(reportFD, "report"), log)
+	return machine.Helper(ctx, args, slog.New(slog.NewTextHandler(os.Stderr, nil)))
 }
 
 func locateEngine(ctx context.Context, choice string) (string, error) {

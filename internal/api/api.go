@@ -4,6 +4,7 @@
 //
 //	GET  /v1/status   Status
 //	POST /v1/down     stops the machine, then the daemon; answers when the machine is gone
+//	POST /v1/release  stops the daemon; the machine goes on and the next daemon takes it over
 package api
 
 import (

@@ -13,7 +13,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 
+	"github.com/portolan-net/portolan/internal/api"
 	"github.com/portolan-net/portolan/internal/profile"
 )
 
@@ -35,6 +37,15 @@ type ServeOptions struct {
 	Version  string // of Portolan
 }
 
+// Signal is the cause of a context that a signal ended.
+type Signal struct{ os.Signal }
+
+// Error names the signal.
+func (s Signal) Error() string { return s.String() + " signal received" }
+
+// Is makes it a cancellation like any other.
+func (s Signal) Is(target error) bool { return target == context.Canceled }
+
 // Platform is what this operating system offers to the commands. A nil field
 // is something that it can't do.
 type Platform struct {
@@ -47,6 +58,11 @@ type Platform struct {
 	// ForceDown takes down what a daemon left that did not clean up. It is
 	// called with the lock held and does nothing when nothing is left.
 	ForceDown func(ctx context.Context, p profile.Profile) error
+	// Remains says which helper and machine run that have no daemon any more,
+	// zero for none. An error means that nobody can tell.
+	Remains func(p profile.Profile) (helper, machine api.Process, err error)
+	// RemoveTree deletes a directory with all that containers wrote below it.
+	RemoveTree func(ctx context.Context, dir string) error
 	// ProbeOutbound opens a TCP connection to target from inside the running
 	// machine and says over which way it went.
 	ProbeOutbound func(ctx context.Context, p profile.Profile, target string) (string, error)

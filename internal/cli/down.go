@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -100,9 +101,17 @@ func (g *global) stop(ctx context.Context, purge bool) (wasRunning bool, err err
 		}
 	}
 	if purge {
-		return pid != 0, purgeState(g.profile)
+		return pid != 0, purgeState(g.profile, func(dir string) error { return g.removeTree(ctx, dir) })
 	}
 	return pid != 0, nil
+}
+
+// removeTree deletes a directory of the profile's.
+func (g *global) removeTree(ctx context.Context, dir string) error {
+	if g.Platform.RemoveTree == nil {
+		return os.RemoveAll(dir)
+	}
+	return g.Platform.RemoveTree(ctx, dir)
 }
 
 // stopDaemon ends the daemon's process: by asking, else by signals. clean is
@@ -139,8 +148,9 @@ func (g *global) stopDaemon(ctx context.Context) (pid int, clean bool, err error
 	return pid, false, err
 }
 
-// stopHolder ends the process that holds the lock: a daemon that does not
-// answer, or an up whose daemon does not answer yet.
+// stopHolder ends the process that holds the lock: the keeper of a daemon that
+// does not answer, or an up whose daemon does not answer yet. It is never clean:
+// a daemon that is signalled leaves its machine to the next one.
 func (g *global) stopHolder(ctx context.Context) (pid int, clean bool, err error) {
 	lock, err := launch.Acquire(g.profile.LockFile())
 	var held *launch.HeldError
@@ -151,8 +161,8 @@ func (g *global) stopHolder(ctx context.Context) (pid int, clean bool, err error
 	case !errors.As(err, &held) || held.PID == 0:
 		return 0, false, err
 	}
-	killed, err := launch.Terminate(ctx, held.PID, holderTime)
-	return held.PID, err == nil && !killed, err
+	_, err = launch.Terminate(ctx, held.PID, holderTime)
+	return held.PID, false, err
 }
 
 func (g *global) removeContext() error {
@@ -160,6 +170,8 @@ func (g *global) removeContext() error {
 	if err != nil {
 		return err
 	}
-	_, err = dir.Remove(g.profile.ContextName(), g.dockerHost())
-	return err
+	if _, err = dir.Remove(g.profile.ContextName(), g.dockerHost()); err != nil {
+		return err
+	}
+	return g.unlinkPlugins(dir)
 }

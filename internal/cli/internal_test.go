@@ -69,14 +69,14 @@ func TestPurgeRefuses(t *testing.T) {
 		"another directory": {Name: "default", StateDir: keep},
 		"a symbolic link":   {Name: "linked", StateDir: link},
 	} {
-		if err := purgeState(p); err == nil || !strings.Contains(err.Error(), "by hand") {
+		if err := purgeState(p, os.RemoveAll); err == nil || !strings.Contains(err.Error(), "by hand") {
 			t.Errorf("%s: purgeState = %v", name, err)
 		}
 	}
 	if _, err := os.Stat(keep); err != nil {
 		t.Error(err)
 	}
-	if err := purgeState(profile.Profile{Name: "none", StateDir: filepath.Join(dir, "none")}); err != nil {
+	if err := purgeState(profile.Profile{Name: "none", StateDir: filepath.Join(dir, "none")}, os.RemoveAll); err != nil {
 		t.Errorf("purgeState of nothing = %v", err)
 	}
 }

@@ -13,8 +13,8 @@ import (
 
 // purgeState deletes the profile's state directory and nothing else. Where
 // something is mounted below it, what is mounted is not ours to delete, so that
-// is an error and nothing is deleted.
-func purgeState(p profile.Profile) error {
+// is an error and nothing is deleted. remove deletes a directory.
+func purgeState(p profile.Profile, remove func(dir string) error) error {
 	info, err := os.Lstat(p.StateDir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -31,7 +31,7 @@ func purgeState(p profile.Profile) error {
 	if len(mounts) > 0 {
 		return fmt.Errorf("delete state: something is mounted at %s; type: umount %s", strings.Join(mounts, " and "), strings.Join(mounts, " "))
 	}
-	if err := os.RemoveAll(p.StateDir); err != nil {
+	if err := remove(p.StateDir); err != nil {
 		return fmt.Errorf("delete state: %w", err)
 	}
 	return nil

@@ -57,6 +57,9 @@ func TestScripts(t *testing.T) {
 			"daemon": daemonIs,
 			"until":  until,
 			"signal": signalDaemon,
+			"kill-keeper": func(ts *testscript.TestScript, _ bool, _ []string) {
+				killKeeper(ts.Getenv("PORTOLAN_RUNTIME_DIR"))
+			},
 		},
 	})
 }
@@ -76,6 +79,7 @@ func setup(env *testscript.Env) error {
 	env.Setenv("GORACE", "atexit_sleep_ms=0") // else every command lasts a second longer under the race detector
 	env.Setenv("FAKE_PIDS", filepath.Join(env.WorkDir, "pids"))
 	env.Defer(func() {
+		killKeeper(run)
 		for _, pid := range pids(filepath.Join(env.WorkDir, "pids")) {
 			if alive(pid) {
 				_ = syscall.Kill(pid, syscall.SIGKILL)
@@ -87,6 +91,20 @@ func setup(env *testscript.Env) error {
 		_ = os.RemoveAll(run)
 	})
 	return nil
+}
+
+// killKeeper ends the process that the lock names, with no chance to end the
+// daemon along.
+func killKeeper(run string) {
+	locks, _ := filepath.Glob(filepath.Join(run, "*", "lock"))
+	for _, path := range locks {
+		if pid, held := launch.Holder(path); held && pid != 0 {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			_ = launch.Gone(ctx, pid)
+			cancel()
+		}
+	}
 }
 
 // pids are the fake daemons that a script started, oldest first.

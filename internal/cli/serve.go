@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,8 +16,9 @@ import (
 )
 
 const serveHelp = `Runs the daemon in the foreground: what 'portolan up' starts in the background.
-For service managers and for looking closely. It ends, and takes the machine
-down, on SIGINT, SIGTERM or 'portolan down'. No docker context is made.
+For service managers and for looking closely. 'portolan down' and Ctrl-C end it
+and take the machine down. On SIGTERM, or when it is killed, the machine and its
+containers go on; the next daemon takes them over. No docker context is made.
 
 With --progress-fd the start is reported on that descriptor as JSON lines, the
 last of which has the name "ready" or an error.`
@@ -29,6 +31,7 @@ type serveFlags struct {
 	engine           string
 	progressFD, lock int
 	debug            bool
+	keep, kept       bool
 }
 
 func (g *global) serveCommand() *cobra.Command {
@@ -45,7 +48,11 @@ func (g *global) serveCommand() *cobra.Command {
 	cmd.Flags().IntVar(&f.progressFD, "progress-fd", -1, "report the start on descriptor `N`")
 	cmd.Flags().BoolVar(&f.debug, "debug", os.Getenv("PORTOLAN_DEBUG") != "", "log every flow (also: PORTOLAN_DEBUG=1)")
 	cmd.Flags().IntVar(&f.lock, "lock-fd", -1, "the profile's lock, held by the process that starts this one")
-	_ = cmd.Flags().MarkHidden("lock-fd") // errs only for a flag that does not exist
+	cmd.Flags().BoolVar(&f.keep, "keep", false, "run the daemon as a child, and again when it dies")
+	cmd.Flags().BoolVar(&f.kept, strings.TrimPrefix(launch.KeptFlag, "--"), false, "the daemon of a keeper")
+	for _, internal := range []string{"lock-fd", "keep", strings.TrimPrefix(launch.KeptFlag, "--")} {
+		_ = cmd.Flags().MarkHidden(internal) // errs only for a flag that does not exist
+	}
 	return cmd
 }
 
@@ -65,8 +72,16 @@ func (g *global) serve(ctx context.Context, f serveFlags) error {
 		}
 		o.Progress = progress
 	}
-	lock, err := g.serveLock(ctx, f.lock)
-	if err == nil {
+	lock, err := g.serveLock(ctx, f)
+	switch {
+	case err != nil:
+	case f.keep && progress != nil:
+		defer lock.Release()
+		return g.keepServing(ctx, f, lock, progress)
+	default:
+		if f.kept {
+			go ownWithoutKeeper(lock, o.Log) // ends with the process
+		}
 		err = g.Platform.Serve(ctx, o)
 		lock.Release()
 	}
@@ -77,13 +92,38 @@ func (g *global) serve(ctx context.Context, f serveFlags) error {
 	return err
 }
 
-func (g *global) serveLock(ctx context.Context, fd int) (*launch.Lock, error) {
-	if fd >= 0 {
-		return launch.Adopt(uintptr(fd), g.profile.LockFile())
+func (g *global) serveLock(ctx context.Context, f serveFlags) (*launch.Lock, error) {
+	switch {
+	case f.lock >= 0 && f.kept:
+		return launch.Share(uintptr(f.lock), g.profile.LockFile())
+	case f.lock >= 0:
+		return launch.Adopt(uintptr(f.lock), g.profile.LockFile())
 	}
 	ctx, cancel := context.WithTimeout(ctx, foregroundLockWait)
 	defer cancel()
 	return launch.Wait(ctx, g.profile.LockFile())
+}
+
+// keepServing is the keeper's life.
+func (g *global) keepServing(ctx context.Context, f serveFlags, lock *launch.Lock, progress *os.File) error {
+	args := []string{"serve", "--profile", g.profile.Name, "--engine", f.engine}
+	if f.debug {
+		args = append(args, "--debug")
+	}
+	code := launch.Keep(ctx, launch.Command{Path: g.Executable, Args: args, Lock: lock}, progress, g.logger(false))
+	if code != 0 {
+		return exitError{code: code}
+	}
+	return nil
+}
+
+// ownWithoutKeeper makes the lock name this daemon when its keeper dies.
+func ownWithoutKeeper(lock *launch.Lock, log *slog.Logger) {
+	_, _ = os.Stdin.Read(make([]byte, 1)) // the keeper never writes
+	log.Warn("keeper ended; nobody starts this daemon again when it dies, until the next portolan up")
+	if err := lock.Own(); err != nil {
+		log.Warn("take over lock", "err", err)
+	}
 }
 
 func (g *global) logger(debug bool) *slog.Logger {

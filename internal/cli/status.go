@@ -50,22 +50,39 @@ func (g *global) statusCommand() *cobra.Command {
 // statusOrStopped is the daemon's answer, or what is known without a daemon.
 func (g *global) statusOrStopped(ctx context.Context) (api.Status, error) {
 	status, err := g.status(ctx)
-	if errors.Is(err, client.ErrNotRunning) {
-		state, pid := api.Stopped, 0
-		if holder, held := launch.Holder(g.profile.LockFile()); held {
-			state, pid = api.Starting, holder
-		}
-		return api.Status{
-			Profile:    g.profile.Name,
-			State:      state,
-			Daemon:     api.Process{PID: pid},
-			DockerHost: g.dockerHost(),
-			Context:    g.profile.ContextName(),
-			Link:       portolan.DefaultLink(),
-			Ports:      []api.Port{},
-		}, nil
+	if !errors.Is(err, client.ErrNotRunning) {
+		return status, err
 	}
-	return status, err
+	status = api.Status{
+		Profile:    g.profile.Name,
+		State:      api.Stopped,
+		DockerHost: g.dockerHost(),
+		Context:    g.profile.ContextName(),
+		Link:       portolan.DefaultLink(),
+		Ports:      []api.Port{},
+	}
+	if holder, held := launch.Holder(g.profile.LockFile()); held {
+		status.State, status.Daemon.PID = api.Starting, holder
+	} else if g.Platform.Remains != nil {
+		g.addRemains(&status)
+	}
+	return status, nil
+}
+
+// addRemains tells of a machine whose daemon died.
+func (g *global) addRemains(status *api.Status) {
+	var err error
+	status.Helper, status.Machine, err = g.Platform.Remains(g.profile)
+	switch {
+	case err != nil:
+		status.Problems = []string{fmt.Sprintf("whether a machine runs can't be told: %v", err)}
+	case status.Machine.PID != 0:
+		status.Problems = []string{fmt.Sprintf("the daemon is gone: containers run, but nothing reaches them, nor they anything; take them over with: %s, or end them with: %s",
+			g.command("up"), g.command("down"))}
+	default:
+		return
+	}
+	status.State = api.Degraded
 }
 
 func (g *global) printStatus(s api.Status, now time.Time) {

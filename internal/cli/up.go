@@ -126,6 +126,9 @@ func (g *global) writeContext(dir dockercontext.Dir, use bool) error {
 		Description: "Portolan, profile " + g.profile.Name,
 		Host:        g.dockerHost(),
 	})
+	if err == nil {
+		err = g.linkPlugins(dir)
+	}
 	if err != nil || !use {
 		return err
 	}
@@ -194,10 +197,18 @@ func (g *global) afterFailure(ctx context.Context, lock *launch.Lock, err error)
 
 // lockOrRunning waits until either the lock is ours or a daemon is running.
 func (g *global) lockOrRunning(ctx context.Context) (*launch.Lock, api.Status, error) {
-	for told := false; ; {
+	for told, released := false, false; ; {
 		status, err := g.status(ctx)
-		if err == nil && (status.State == api.Running || status.State == api.Degraded) {
+		running := err == nil && (status.State == api.Running || status.State == api.Degraded)
+		if running && status.Daemon.Version == g.Version {
 			return nil, status, nil
+		}
+		if running && !released {
+			g.warnf("version %s takes the machine over from version %s; containers go on", g.Version, status.Daemon.Version)
+			if err := g.client().Release(ctx); err != nil {
+				return nil, status, err
+			}
+			released = true
 		}
 		lock, lockErr := launch.Acquire(g.profile.LockFile())
 		var held *launch.HeldError

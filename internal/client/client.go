@@ -61,6 +61,14 @@ func (c *Client) Down(ctx context.Context) error {
 	return nil
 }
 
+// Release stops the daemon and leaves its machine to the next one.
+func (c *Client) Release(ctx context.Context) error {
+	if err := c.do(ctx, http.MethodPost, "/v1/release", nil); err != nil {
+		return wrap("take over the machine", err)
+	}
+	return nil
+}
+
 // wrap says what was being done, except where no daemon was there to do it.
 func wrap(doing string, err error) error {
 	if errors.Is(err, ErrNotRunning) {

@@ -38,6 +38,10 @@ func (d *daemon) startControl() (*control, error) {
 		}
 		answer(w, http.StatusOK, struct{}{}, d.Log)
 	})
+	mux.HandleFunc("POST /v1/release", func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, http.StatusOK, struct{}{}, d.Log)
+		d.end(errLeave)
+	})
 	c := &control{server: &http.Server{Handler: mux, ReadHeaderTimeout: time.Second}}
 	c.served.Go(func() {
 		if err := c.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {

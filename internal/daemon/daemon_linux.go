@@ -32,6 +32,9 @@ type Options struct {
 	// when the daemon is ready or has failed; nil when nobody listens.
 	Progress io.WriteCloser
 	Log      *slog.Logger
+	// Leave tells, once ctx has ended, whether the machine goes on without a
+	// daemon. nil means that it does not.
+	Leave func() bool
 }
 
 type daemon struct {
@@ -41,11 +44,12 @@ type daemon struct {
 	binaries engine.Binaries
 	spec     spec.Machine
 	record   machine.Record
+	adopted  bool // the machine was there before this daemon
 
-	ready    chan struct{}      // closed when the engine first answers
-	hopeless chan struct{}      // closed when the engine ends again and again before that
-	down     context.CancelFunc // ends the services and takes the machine down
-	gone     chan struct{}      // closed when the machine has been taken down
+	ready    chan struct{}           // closed when the engine first answers
+	hopeless chan struct{}           // closed when the engine ends again and again before that
+	end      context.CancelCauseFunc // ends the services; errDown and errLeave say what else
+	gone     chan struct{}           // closed when the machine has been taken down
 	downOnce sync.Once
 	downErr  error // valid once gone is closed
 
@@ -55,8 +59,11 @@ type daemon struct {
 	ports  *publish.Table
 }
 
-// errDown is why the services end when the machine goes with the daemon.
-var errDown = errors.New("machine taken down")
+// Why the services end when somebody asked for it.
+var (
+	errDown  = errors.New("machine taken down")
+	errLeave = errors.New("machine left to the next daemon")
+)
 
 // Run serves the profile's machine until ctx ends, somebody asks for its end,
 // or it fails. The caller holds the profile's lock.
@@ -72,9 +79,9 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := d.progress.step("machine", func() error { return d.openMachine(ctx) }); err != nil {
 		return err
 	}
-	serveCtx, down := context.WithCancelCause(ctx)
-	defer down(nil)
-	d.down = func() { down(errDown) }
+	serveCtx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	d.end = end
 	control, err := d.startControl()
 	if err != nil {
 		return errors.Join(err, d.close(context.WithoutCancel(ctx)))
@@ -82,14 +89,29 @@ func Run(ctx context.Context, o Options) (err error) {
 	defer control.Close(ctx)
 	err = d.serve(serveCtx)
 	d.setState(api.Stopping)
-	asked := context.Cause(serveCtx) != nil
-	if asked && d.isReady() {
-		err = nil
+	if cause := context.Cause(serveCtx); cause != nil && d.isReady() {
+		err = nil // it ends because it was asked to
 	}
-	if asked || !d.isReady() {
-		err = errors.Join(err, d.close(context.WithoutCancel(ctx)))
+	if d.leaves(ctx, serveCtx) {
+		return err
 	}
-	return err
+	return errors.Join(err, d.close(context.WithoutCancel(ctx)))
+}
+
+// leaves reports whether the machine goes on when the services have ended.
+func (d *daemon) leaves(ctx, serveCtx context.Context) bool {
+	cause := context.Cause(serveCtx)
+	switch {
+	case errors.Is(cause, errDown):
+		return false
+	case !d.isReady():
+		return d.adopted // of its own start, half a machine helps nobody
+	case errors.Is(cause, errLeave):
+		return true
+	case ctx.Err() != nil:
+		return d.Leave != nil && d.Leave()
+	}
+	return true // a service failed
 }
 
 // prepare makes the directories and finds the engine.
@@ -114,7 +136,7 @@ func (d *daemon) prepare(ctx context.Context) error {
 func (d *daemon) openMachine(ctx context.Context) error {
 	record, err := machine.LoadRecord(d.Profile)
 	if err == nil && record.Helper.Alive() && record.Init.Alive() {
-		d.record = record
+		d.record, d.adopted = record, true
 		d.spec, err = spec.Load(d.Profile.SharedDir())
 		return err
 	}
@@ -154,7 +176,7 @@ func (d *daemon) openMachine(ctx context.Context) error {
 func (d *daemon) serve(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	if err := d.startServices(ctx, group); err != nil {
-		d.down() // the services that were started end
+		d.end(err) // the services that were started end
 		return errors.Join(err, group.Wait())
 	}
 	group.Go(func() error {
@@ -188,7 +210,7 @@ func (d *daemon) awaitReady(ctx context.Context) error {
 // after. It may be called more than once.
 func (d *daemon) Down(ctx context.Context) error {
 	d.setState(api.Stopping)
-	d.down()
+	d.end(errDown)
 	select {
 	case <-d.gone:
 		return d.downErr
@@ -201,20 +223,27 @@ func (d *daemon) Down(ctx context.Context) error {
 // own bound for a container is 10 s unless the container says otherwise.
 const engineStopTimeout = 30 * time.Second
 
-// close takes the machine down, first in order, then for certain.
+// close takes the machine down, once.
 func (d *daemon) close(ctx context.Context) error {
 	d.downOnce.Do(func() {
 		defer close(d.gone)
-		if d.isReady() {
-			stopCtx, cancel := context.WithTimeout(ctx, engineStopTimeout)
-			defer cancel()
-			if err := agent.Shutdown(stopCtx, d.Profile.SharedDir()); err != nil {
-				d.Log.Warn("stop engine in order", "err", err)
-			}
-		}
-		d.downErr = errors.Join(machine.Stop(d.Profile), d.removeRunDir())
+		d.downErr = d.stopMachine(ctx, d.isReady())
 	})
 	return d.downErr
+}
+
+// stopMachine takes the machine down: first in order, if there may be containers,
+// then for certain.
+func (d *daemon) stopMachine(ctx context.Context, orderly bool) error {
+	stopCtx, cancel := context.WithTimeout(ctx, engineStopTimeout)
+	defer cancel()
+	if _, err := machine.LoadRecord(d.Profile); err == nil && orderly {
+		// Where no agent answers the containers go with the machine.
+		if err := agent.Shutdown(stopCtx, d.Profile.SharedDir()); err != nil && d.Log != nil {
+			d.Log.Warn("stop engine in order", "err", err)
+		}
+	}
+	return errors.Join(machine.Stop(d.Profile), d.removeRunDir())
 }
 
 // removeRunDir removes what only a running machine needs.

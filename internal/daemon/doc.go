@@ -11,7 +11,7 @@
 //	services   one errgroup; when one fails the daemon ends
 //	ready      the engine has answered through the socket that users get
 //
-// How it ends decides what goes with it: a start that fails, POST /v1/down, SIGINT
-// and SIGTERM take the machine down; a failure later on, and SIGKILL, leave it
-// running for the next daemon to take over.
+// How it ends decides what goes with it: a start that fails, POST /v1/down and
+// Ctrl-C take the machine down; SIGTERM, SIGKILL, POST /v1/release and a failure
+// later on leave it running for the next daemon to take over.
 package daemon

@@ -1,15 +1,14 @@
 package daemon
 
 import (
-	"errors"
+	"context"
 
-	"github.com/portolan-net/portolan/internal/machine"
 	"github.com/portolan-net/portolan/internal/profile"
 )
 
-// ForceDown takes down what a daemon left that did not clean up; nothing when
-// nothing is left. The caller holds the profile's lock.
-func ForceDown(p profile.Profile) error {
+// ForceDown takes down what a daemon left that did not clean up, containers
+// first; nothing when nothing is left. The caller holds the profile's lock.
+func ForceDown(ctx context.Context, p profile.Profile) error {
 	d := daemon{Options: Options{Profile: p}}
-	return errors.Join(machine.Stop(p), d.removeRunDir())
+	return d.stopMachine(ctx, true)
 }

@@ -5,17 +5,20 @@
 //
 // Whoever works on a profile holds an exclusive flock(2) on the profile's lock
 // file, whose text is the holder's process id. `up` takes the lock, then starts
-// `portolan serve` in a session of its own with two descriptors: 3 is the
-// writing end of the progress pipe, 4 the locked file. flock locks belong to
-// the open file, so the lock passes to the daemon without a moment in which
-// nobody holds it, and ends with the daemon, however that ends. So the lock
-// says whether a daemon is there even when its socket does not answer.
+// the keeper, `portolan serve --keep`, in a session of its own with two
+// descriptors: 3 is the writing end of the progress pipe, 4 the locked file.
+// The keeper starts the daemon, `portolan serve`, in the same way, and again
+// when it dies (Keep). flock locks belong to the open file, so the lock passes
+// on without a moment in which nobody holds it, and ends with keeper and daemon,
+// however they end. So the lock says whether a daemon is there even when its
+// socket does not answer. A daemon whose keeper dies goes on and puts its own id
+// into the lock.
 //
 //	state      lock held by   control socket      up                   down
 //	stopped    nobody         none                start                ForceDown
-//	starting   up, daemon     none or "starting"  wait for the holder  SIGTERM to the holder
-//	running    daemon         "running"           nothing to do        POST /v1/down
-//	hung       daemon         no answer           time-out, says pid   SIGTERM, SIGKILL, ForceDown
+//	starting   up, keeper     none or "starting"  wait for the holder  SIGTERM to the holder
+//	running    keeper         "running"           nothing to do        POST /v1/down
+//	hung       keeper         no answer           time-out, says pid   SIGTERM, SIGKILL, ForceDown
 //	crashed    nobody         refuses             start                ForceDown
 //
 // The starting daemon writes api.Step lines into the pipe. Start returns at the

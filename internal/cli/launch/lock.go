@@ -91,8 +91,25 @@ func Holder(path string) (pid int, held bool) {
 	return 0, false
 }
 
-// Adopt takes over the lock that a parent process passed as descriptor fd.
+// Adopt takes over the lock that a parent process passed as descriptor fd, and
+// becomes the process that it names.
 func Adopt(fd uintptr, path string) (*Lock, error) {
+	lock, err := Share(fd, path)
+	if err != nil {
+		return nil, err
+	}
+	return lock, lock.Own()
+}
+
+// Own makes this process the one that the lock names.
+func (l *Lock) Own() error {
+	_, err := own(l.file)
+	return err
+}
+
+// Share holds the lock that a parent process passed as descriptor fd beside it;
+// the lock goes on to name the parent.
+func Share(fd uintptr, path string) (*Lock, error) {
 	file := os.NewFile(fd, path)
 	if file == nil || !sameFile(file, path) {
 		return nil, fmt.Errorf("adopt lock: descriptor %d is not %s", fd, path)
@@ -101,7 +118,7 @@ func Adopt(fd uintptr, path string) (*Lock, error) {
 		return nil, fmt.Errorf("adopt lock: %w", err)
 	}
 	CloseOnExec(file)
-	return own(file)
+	return &Lock{file: file}, nil
 }
 
 // Release gives the lock up. A daemon that inherited it keeps it.

@@ -60,7 +60,7 @@ func (f *Failure) Error() string { return f.Reason.Error() }
 // Unwrap returns the reason.
 func (f *Failure) Unwrap() error { return f.Reason }
 
-// Start starts the daemon and calls report for each step until it is ready. Any
+// Start starts the keeper and with it the daemon, and calls report for each step until it is ready. Any
 // error after the process began is a *Failure. The caller waits for the
 // returned process, unless it ends before it.
 func Start(ctx context.Context, c Command, report func(api.Step)) (*exec.Cmd, error) {
@@ -76,7 +76,7 @@ func Start(ctx context.Context, c Command, report func(api.Step)) (*exec.Cmd, er
 	defer func() { _ = progress.Close() }()
 
 	// Without ctx: the daemon outlives this command.
-	cmd := exec.Command(c.Path, append(c.Args,
+	cmd := exec.Command(c.Path, append(c.Args, "--keep",
 		fmt.Sprintf("--progress-fd=%d", ProgressFD), fmt.Sprintf("--lock-fd=%d", LockFD))...)
 	cmd.Env = append(os.Environ(), c.Env...)
 	cmd.Dir = "/" // holds no directory of the user's
