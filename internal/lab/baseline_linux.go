@@ -132,14 +132,16 @@ func (b *Baseline) unixSockets() ([]string, error) {
 }
 
 // cgroups lists the cgroups that hold no process, or one of the lab: other
-// programs of the computer make cgroups too.
+// programs of the computer make cgroups too. One without a process of its own
+// in a tree of somebody else's, another lab's machine say, is left out.
 func (b *Baseline) cgroups() ([]string, error) {
 	ours := map[string]bool{}
 	for _, p := range b.lab.processes() {
 		ours[fmt.Sprint(p.pid)] = true
 	}
-	var all []string
-	err := filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
+	var empty, all []string
+	foreign := map[string]bool{} // trees with a process of somebody else's
+	err := filepath.WalkDir(cgroupRoot, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return skipVanished(err)
 		}
@@ -148,12 +150,38 @@ func (b *Baseline) cgroups() ([]string, error) {
 		}
 		text, _ := os.ReadFile(filepath.Join(path, "cgroup.procs")) // vanished: no process
 		inside := strings.Fields(string(text))
-		if len(inside) == 0 || slices.ContainsFunc(inside, func(pid string) bool { return ours[pid] }) {
+		switch {
+		case len(inside) == 0:
+			empty = append(empty, path)
+		case slices.ContainsFunc(inside, func(pid string) bool { return ours[pid] }):
 			all = append(all, "cgroup "+path)
+		default:
+			for dir := path; dir != cgroupRoot; dir = filepath.Dir(dir) {
+				foreign[dir] = true
+			}
 		}
 		return nil
 	})
+	for _, path := range empty {
+		if !foreign[path] && !foreign[machineCgroup(path)] {
+			all = append(all, "cgroup "+path)
+		}
+	}
 	return all, err
+}
+
+const cgroupRoot = "/sys/fs/cgroup"
+
+// machineCgroup is the cgroup of the machine that path belongs to, path itself
+// where it belongs to none.
+func machineCgroup(path string) string {
+	const machines = "/portolan/"
+	before, after, found := strings.Cut(path, machines)
+	if !found {
+		return path
+	}
+	name, _, _ := strings.Cut(after, "/")
+	return before + machines + name
 }
 
 // named lists network namespaces with a name.
