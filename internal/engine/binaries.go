@@ -50,7 +50,11 @@ func Find(ctx context.Context, choice Choice, bundled string) (Binaries, error) 
 	if !filepath.IsAbs(path) {
 		return Binaries{}, fmt.Errorf("engine %q: want auto, bundled or the absolute path of a dockerd", path)
 	}
-	return inspect(ctx, path, path)
+	found, err := inspect(ctx, path, path)
+	if errors.Is(err, os.ErrNotExist) {
+		err = fmt.Errorf("%w; --engine wants auto, bundled or the path of a dockerd", err)
+	}
+	return found, err
 }
 
 func findBundled(ctx context.Context, dir string) (Binaries, error) {
@@ -65,7 +69,7 @@ func findBundled(ctx context.Context, dir string) (Binaries, error) {
 func inspect(ctx context.Context, path, source string) (Binaries, error) {
 	resolved, err := filepath.EvalSymlinks(path)
 	if err != nil {
-		return Binaries{}, fmt.Errorf("find engine: %w", err)
+		return Binaries{}, fmt.Errorf("find engine %s: %w", path, err)
 	}
 	found := Binaries{Dir: filepath.Dir(resolved), Source: source}
 	for _, name := range required {

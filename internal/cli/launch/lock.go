@@ -31,6 +31,9 @@ func (e *HeldError) Error() string {
 // itself, but then no context ends the wait.
 const lockPoll = 50 * time.Millisecond
 
+// runtimeHint is what to do about a runtime directory that refuses files.
+const runtimeHint = "make it writable, or set PORTOLAN_RUNTIME_DIR to another directory"
+
 // Lock is a profile's lock, held.
 type Lock struct{ file *os.File }
 
@@ -39,14 +42,14 @@ type Lock struct{ file *os.File }
 func Acquire(path string) (*Lock, error) {
 	for {
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-			return nil, fmt.Errorf("make directory for the lock: %w", err)
+			return nil, fmt.Errorf("make directory for the lock: %w; %s", err, runtimeHint)
 		}
 		file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // a down has just removed the directory
 		}
 		if err != nil {
-			return nil, fmt.Errorf("open lock: %w", err)
+			return nil, fmt.Errorf("open lock: %w; %s", err, runtimeHint)
 		}
 		if err := flock(file); err != nil {
 			held := &HeldError{Path: path, PID: readPID(file)}
@@ -140,7 +143,7 @@ func own(file *os.File) (*Lock, error) {
 	}
 	if err != nil {
 		_ = file.Close()
-		return nil, fmt.Errorf("write lock: %w", err)
+		return nil, fmt.Errorf("write lock: %w; %s", err, runtimeHint)
 	}
 	return &Lock{file: file}, nil
 }

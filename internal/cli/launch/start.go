@@ -152,24 +152,27 @@ func giveUp(ctx context.Context, cmd *exec.Cmd, reason error, log func() string)
 	return &Failure{Reason: reason, Dirty: code != 0 && code != 1}
 }
 
+// stateHint is what to do about a state directory that refuses files.
+const stateHint = "make room there and make it writable, or set PORTOLAN_STATE_DIR to another directory"
+
 // openLog opens the log for appending and says where the daemon's part begins.
 func openLog(path string) (*os.File, int64, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, 0, fmt.Errorf("make log directory: %w", err)
+		return nil, 0, fmt.Errorf("make log directory: %w; %s", err, stateHint)
 	}
 	if info, err := os.Stat(path); err == nil && info.Size() > maxLog {
 		if err := os.Rename(path, path+".1"); err != nil {
-			return nil, 0, fmt.Errorf("rotate log: %w", err)
+			return nil, 0, fmt.Errorf("rotate log: %w; %s", err, stateHint)
 		}
 	}
 	log, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
-		return nil, 0, fmt.Errorf("open log: %w", err)
+		return nil, 0, fmt.Errorf("open log: %w; %s", err, stateHint)
 	}
 	info, err := log.Stat()
 	if err != nil {
 		_ = log.Close()
-		return nil, 0, fmt.Errorf("open log: %w", err)
+		return nil, 0, fmt.Errorf("open log: %w; %s", err, stateHint)
 	}
 	return log, info.Size(), nil
 }
