@@ -2,6 +2,9 @@ package daemon
 
 import (
 	"context"
+	"errors"
+	"io/fs"
+	"os"
 
 	"github.com/portolan-net/portolan/internal/profile"
 )
@@ -10,5 +13,10 @@ import (
 // first; nothing when nothing is left. The caller holds the profile's lock.
 func ForceDown(ctx context.Context, p profile.Profile) error {
 	d := daemon{Options: Options{Profile: p}}
-	return d.stopMachine(ctx, true)
+	err := d.stopMachine(ctx, true)
+	// A daemon that was killed did not close it.
+	if rmErr := os.Remove(p.ControlSocket()); rmErr != nil && !errors.Is(rmErr, fs.ErrNotExist) {
+		err = errors.Join(err, rmErr)
+	}
+	return err
 }
