@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -97,6 +98,50 @@ func TestForgeries(t *testing.T) {
 	if !slices.Equal(before.addrs, after.addrs) {
 		t.Errorf("addresses changed from %q to %q", before.addrs, after.addrs)
 	}
+}
+
+// TestForeignMAC sends datagrams as a container on macvlan could, with a
+// hardware address of its own: it may speak for itself, for nobody else.
+func TestForeignMAC(t *testing.T) {
+	l := newLab(t)
+	got := make(chan portolan.Flow, 64)
+	l.attach(t, &fakeHandler{udp: func(flow portolan.Flow, _ []byte) { got <- flow }})
+	evil := net.HardwareAddr{2, 0, 0, 0, 6, 6}
+	link := portolan.DefaultLink()
+	own := portolan.Pair{V4: netip.MustParseAddr("192.168.65.200"), V6: netip.MustParseAddr("fdc4:f303:9324::8200")}
+	both(t, func(t *testing.T, server, container netip.Addr) {
+		typ := uint16(unix.ETH_P_IP)
+		if server.Is6() {
+			typ = unix.ETH_P_IPV6
+		}
+		send := func(mac net.HardwareAddr, src netip.Addr) {
+			t.Helper()
+			l.frame(t, routerMAC(), mac, typ, buildUDP(netip.AddrPortFrom(src, 4000), netip.AddrPortFrom(server, 4243), []byte("whose?")))
+		}
+		next := func() netip.Addr {
+			t.Helper()
+			select {
+			case flow := <-got:
+				return flow.Src.Addr()
+			case <-time.After(5 * time.Second):
+				t.Fatal("no datagram comes through")
+			}
+			return netip.Addr{}
+		}
+		send(machineMAC(), container)
+		if src := next(); src != container {
+			t.Errorf("the machine's own datagram comes from %s, want %s", src, container)
+		}
+		for _, src := range []netip.Addr{
+			container, link.Machine().For(server), link.Gateway().For(server), link.DNS().For(server), link.Host().For(server), server.Next(),
+		} {
+			send(evil, src)
+		}
+		send(evil, own.For(server)) // the router takes datagrams in order
+		if src := next(); src != own.For(server) {
+			t.Errorf("%s was forged and believed", src)
+		}
+	})
 }
 
 func arp(op byte, mac net.HardwareAddr, claims, target netip.Addr) []byte {

@@ -2,6 +2,7 @@ package router
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"time"
 
@@ -9,11 +10,15 @@ import (
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"github.com/portolan-net/portolan/internal/portolan"
 )
 
 // The packet filter, in the language of nft(8):
 //
 //	chain pre { type filter hook prerouting priority mangle;
+//	 iifname e0 ether saddr != MACHINE ip saddr != 192.168.65.0/24 drop                       (0)
+//	 iifname e0 ether saddr != MACHINE ip saddr 192.168.65.3 drop
 //	 iifname slow0 tcp flags & (syn|ack) == syn tproxy to :15001 meta mark set 1 accept       (1)
 //	 iifname e0 tcp flags & (syn|ack) == syn update @syn4 { ip saddr limit rate over 10000/second burst 10000 packets } drop
 //	 iifname e0 tcp flags & (syn|ack) == syn meta mark set 2 accept                           (2)
@@ -28,6 +33,9 @@ import (
 //	chain forward { type filter hook forward priority filter; policy drop;
 //	 iifname e0 oifname slow0 accept; iifname slow0 oifname e0 accept; }
 //
+// (0) A container on macvlan speaks for itself only: its frames have a hardware
+// address of its own, and everything behind the machine comes with the
+// machine's. IPv6 alike, with link-local and unspecified sources for NDP.
 // (1) The SYN that the daemon gives back. (1) and (2) stand before (3), because
 // a socket in TIME_WAIT matches (3) too and would answer the SYN of a reused
 // port with an ACK; tproxy knows how to replace it.
@@ -53,20 +61,25 @@ type family struct {
 	nfproto  byte
 	loopback netip.Addr
 	saddr    *expr.Payload
+	onLink   []netip.Prefix // sources of the link itself
+	machine  netip.Addr
 	icmp     byte   // protocol number
 	errors   []byte // ICMP types that concern the router's own sockets
 	set      string
 	keyType  nftables.SetDatatype
 }
 
-func families() []family {
+func families(link portolan.Link) []family {
+	machine := link.Machine()
 	return []family{
 		{
+			onLink: []netip.Prefix{link.V4}, machine: machine.V4,
 			nfproto: unix.NFPROTO_IPV4, loopback: loopback4, icmp: protoICMP, errors: []byte{3, 11, 12},
 			saddr: &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 4},
 			set:   "syn4", keyType: nftables.TypeIPAddr,
 		},
 		{
+			onLink: []netip.Prefix{link.V6, linkLocal6, unspecified6}, machine: machine.V6,
 			nfproto: unix.NFPROTO_IPV6, loopback: loopback6, icmp: protoICMPv6, errors: []byte{1, 2, 3, 4},
 			saddr: &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 8, Len: 16},
 			set:   "syn6", keyType: nftables.TypeIP6Addr,
@@ -74,14 +87,20 @@ func families() []family {
 	}
 }
 
+// Sources that IPv6's neighbour discovery uses besides the link's own (RFC 4861, 4.3).
+var (
+	linkLocal6   = netip.MustParsePrefix("fe80::/10")
+	unspecified6 = netip.MustParsePrefix("::/128")
+)
+
 // setupRules installs the filter in one transaction.
-func setupRules() error {
+func setupRules(link portolan.Link) error {
 	c, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}
 	table := c.AddTable(&nftables.Table{Name: filterTable, Family: nftables.TableFamilyINet})
-	if err := addPrerouting(c, table); err != nil {
+	if err := addPrerouting(c, table, families(link)); err != nil {
 		return err
 	}
 	addForward(c, table)
@@ -91,7 +110,7 @@ func setupRules() error {
 	return nil
 }
 
-func addPrerouting(c *nftables.Conn, table *nftables.Table) error {
+func addPrerouting(c *nftables.Conn, table *nftables.Table, both []family) error {
 	chain := c.AddChain(&nftables.Chain{
 		Name: "pre", Table: table, Type: nftables.ChainTypeFilter,
 		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityMangle,
@@ -103,10 +122,14 @@ func addPrerouting(c *nftables.Conn, table *nftables.Table) error {
 		}
 		c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: exprs})
 	}
-	for _, f := range families() {
+	for _, f := range both {
+		add(iif(linkName), foreignMAC(), nfproto(f), sourceOutside(f, f.onLink), drop())
+		add(iif(linkName), foreignMAC(), nfproto(f), []expr.Any{f.saddr, is(expr.CmpOpEq, f.machine.AsSlice()...)}, drop())
+	}
+	for _, f := range both {
 		add(iif(slowName), syn(), nfproto(f), tproxy(f), mark(markLocal), accept())
 	}
-	for _, f := range families() {
+	for _, f := range both {
 		set := &nftables.Set{
 			Table: table, Name: f.set, KeyType: f.keyType, Dynamic: true,
 			HasTimeout: true, Timeout: synForget, Size: synSources,
@@ -118,7 +141,7 @@ func addPrerouting(c *nftables.Conn, table *nftables.Table) error {
 	}
 	add(iif(linkName), syn(), mark(markSlow), accept())
 	add(l4proto(expr.CmpOpEq, unix.IPPROTO_TCP), transparent(), mark(markLocal), accept())
-	for _, f := range families() {
+	for _, f := range both {
 		for _, typ := range f.errors {
 			add(iif(linkName), nfproto(f), l4proto(expr.CmpOpEq, f.icmp), icmpType(typ), mark(markLocal), accept())
 		}
@@ -127,7 +150,7 @@ func addPrerouting(c *nftables.Conn, table *nftables.Table) error {
 		daddrTypeNot(unix.RTN_LOCAL, unix.RTN_MULTICAST), mark(markSlow), accept())
 	add(iif(slowName), l4proto(expr.CmpOpEq, unix.IPPROTO_TCP), accept())
 	for _, proto := range []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
-		for _, f := range families() {
+		for _, f := range both {
 			add(iif(linkName), l4proto(expr.CmpOpEq, proto), nfproto(f), tproxy(f), mark(markLocal), accept())
 		}
 		add(iif(linkName), l4proto(expr.CmpOpEq, proto), drop())
@@ -171,6 +194,27 @@ func nfproto(f family) []expr.Any {
 
 func l4proto(op expr.CmpOp, proto byte) []expr.Any {
 	return []expr.Any{load(expr.MetaKeyL4PROTO), is(op, proto)}
+}
+
+// foreignMAC matches frames that the machine itself did not send.
+func foreignMAC() []expr.Any {
+	return []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseLLHeader, Offset: 6, Len: 6},
+		is(expr.CmpOpNeq, machineMAC()...),
+	}
+}
+
+// sourceOutside matches sources in none of the networks.
+func sourceOutside(f family, networks []netip.Prefix) []expr.Any {
+	var exprs []expr.Any
+	for _, network := range networks {
+		addr := network.Addr()
+		exprs = append(exprs, f.saddr, &expr.Bitwise{
+			SourceRegister: 1, DestRegister: 1, Len: uint32(addr.BitLen() / 8),
+			Mask: net.CIDRMask(network.Bits(), addr.BitLen()), Xor: make([]byte, addr.BitLen()/8),
+		}, is(expr.CmpOpNeq, network.Masked().Addr().AsSlice()...))
+	}
+	return exprs
 }
 
 func syn() []expr.Any {

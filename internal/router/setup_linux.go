@@ -80,7 +80,7 @@ func (n *Namespace) finish(link portolan.Link) error {
 	if err := setupRoutes(link); err != nil {
 		return err
 	}
-	if err := setupRules(); err != nil {
+	if err := setupRules(link); err != nil {
 		return err
 	}
 	for _, kind := range listenerKinds {
