@@ -21,6 +21,7 @@ func platform() cli.Platform {
 		Serve:        serve,
 		RouterHelper: routerHelper,
 		ForceDown:    daemon.ForceDown,
+		AsRoot:       machine.RunMapped,
 		RemoveTree:   machine.RemoveTree,
 		LocateEngine: locateEngine,
 		Remains:      daemon.Remains,

@@ -61,6 +61,9 @@ type Platform struct {
 	// Remains says which helper and machine run that have no daemon any more,
 	// zero for none. An error means that nobody can tell.
 	Remains func(p profile.Profile) (helper, machine api.Process, err error)
+	// AsRoot runs this program with args, for an ordinary user as root of a new
+	// user namespace, and returns what it wrote.
+	AsRoot func(ctx context.Context, args ...string) ([]byte, error)
 	// RemoveTree deletes a directory with all that containers wrote below it.
 	RemoveTree func(ctx context.Context, dir string) error
 	// ProbeOutbound opens a TCP connection to target from inside the running

@@ -46,12 +46,16 @@ type Options struct {
 	Profile    profile.Profile
 	Engine     string   // auto, bundled or a path
 	EngineDirs []string // where an engine that was built with Portolan may be
+	ToolDirs   []string // where the engine finds programs besides PATH
 	Target     string   // host:port, for DNS and the outbound connection
 	Up         string   // what has to be typed to start the machine
 	// Status asks the daemon; an error means that it does not run.
 	Status func(ctx context.Context) (api.Status, error)
 	// LocateEngine replaces the search for an engine; may be nil.
 	LocateEngine func(ctx context.Context, engine string) (string, error)
+	// AsRoot runs this program with args as root of a new user namespace, as an
+	// ordinary user's machine does, and returns what it wrote; may be nil.
+	AsRoot func(ctx context.Context, args ...string) ([]byte, error)
 	// ProbeOutbound connects to a target from inside the machine; may be nil.
 	ProbeOutbound func(ctx context.Context, p profile.Profile, target string) (string, error)
 }

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -42,9 +43,28 @@ func probes() []probe {
 	}
 }
 
-// kernelChecks tries every feature on one thread in namespaces of its own, which
-// end with the thread.
-func kernelChecks(_ context.Context, _ Options) []Finding {
+// kernelChecks is Kernel, for an ordinary user in a user namespace: there the
+// machine will be, and there the user may try what it needs. The words are those
+// with which this program prints Kernel's findings as JSON.
+func kernelChecks(ctx context.Context, o Options) []Finding {
+	if os.Geteuid() == 0 || o.AsRoot == nil {
+		return Kernel()
+	}
+	const name = "user namespace"
+	text, err := o.AsRoot(ctx, "doctor", "--kernel")
+	if err != nil {
+		return []Finding{bad(Fail, name, err, "what it says; more in docs/rootless.md")}
+	}
+	var findings []Finding
+	if err := json.Unmarshal(text, &findings); err != nil {
+		return []Finding{bad(Fail, name, fmt.Errorf("read findings: %w", err), "portolan version")}
+	}
+	return append([]Finding{ok(name, "with the user's subordinate ids")}, findings...)
+}
+
+// Kernel tries every feature on one thread in namespaces of its own, which end
+// with the thread.
+func Kernel() []Finding {
 	done := make(chan []Finding)
 	go func() {
 		// Never unlocked: the runtime ends a thread whose goroutine ends so, and

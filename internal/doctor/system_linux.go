@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -19,12 +21,14 @@ const (
 	// lowSpace and noSpace: a few images, and not even one.
 	lowSpace = 5 << 30
 	noSpace  = 500 << 20
+	// wantPort is the lowest that people publish, HTTP's.
+	wantPort = 80
 )
 
 func systemChecks() []check {
 	return []check{
 		one(userCheck), kernelChecks, one(tunCheck), one(cgroupCheck), toolChecks,
-		one(filesCheck), one(pingCheck), one(ipv6Check), one(stateCheck),
+		one(filesCheck), one(pingCheck), one(lowPortCheck), one(ipv6Check), one(stateCheck),
 	}
 }
 
@@ -35,9 +39,26 @@ func one(f func(o Options) Finding) check {
 
 func userCheck(Options) Finding {
 	if uid := os.Geteuid(); uid != 0 {
-		return bad(Fail, "user", fmt.Errorf("uid %d: a machine needs root today; ordinary users come next", uid), "sudo portolan up")
+		return ok("user", "uid %d: the machine is in user namespaces", uid)
 	}
 	return ok("user", "root")
+}
+
+// lowPortCheck tells an ordinary user from which port on -p works.
+func lowPortCheck(Options) Finding {
+	const name = "low ports"
+	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+	first, parseErr := strconv.Atoi(strings.TrimSpace(string(text)))
+	switch {
+	case os.Geteuid() == 0:
+		return ok(name, "root may publish every port")
+	case err != nil || parseErr != nil:
+		return bad(Warn, name, errors.Join(err, parseErr), "mount -t proc proc /proc")
+	case first > wantPort:
+		return bad(Warn, name, fmt.Errorf("ports below %d can't be published: the host keeps them for root", first),
+			fmt.Sprintf("as root: sysctl -w net.ipv4.ip_unprivileged_port_start=%d", wantPort))
+	}
+	return ok(name, "%d and above can be published", first)
 }
 
 // tunCheck needs the device only: what can be done with it is for the scratch
@@ -48,7 +69,11 @@ func tunCheck(Options) Finding {
 	if err == nil {
 		_ = file.Close()
 	}
-	return verdict("tun device", device, err, "modprobe tun; mkdir -p /dev/net; mknod /dev/net/tun c 10 200   (in a container: --device /dev/net/tun)")
+	fix := "modprobe tun; mkdir -p /dev/net; mknod -m 0666 /dev/net/tun c 10 200   (in a container: --device /dev/net/tun)"
+	if errors.Is(err, os.ErrPermission) {
+		fix = "as root: chmod 0666 /dev/net/tun"
+	}
+	return verdict("tun device", device, err, fix)
 }
 
 // cgroupCheck reads what is mounted: v2 alone, v1, or both.
@@ -107,7 +132,7 @@ func parseCgroups(mountinfo string) (v1 controllers, v2 bool) {
 func toolChecks(_ context.Context, o Options) []Finding {
 	tool := func(result Result, fix string, names ...string) Finding {
 		for _, name := range names {
-			for _, dir := range append([]string{""}, o.EngineDirs...) {
+			for _, dir := range slices.Concat([]string{""}, o.EngineDirs, o.ToolDirs) {
 				if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
 					return ok(names[0], "%s", path)
 				}
@@ -139,7 +164,7 @@ func filesCheck(Options) Finding {
 func pingCheck(Options) Finding {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMP)
 	if err != nil {
-		return bad(Warn, "ping", fmt.Errorf("this group may not ping: %w", os.NewSyscallError("socket", err)), "sysctl -w net.ipv4.ping_group_range='0 2147483647'")
+		return bad(Warn, "ping", fmt.Errorf("this group may not ping: %w", os.NewSyscallError("socket", err)), "as root: sysctl -w net.ipv4.ping_group_range='0 2147483647'")
 	}
 	_ = unix.Close(fd)
 	return ok("ping", "allowed by net.ipv4.ping_group_range")

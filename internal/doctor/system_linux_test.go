@@ -104,6 +104,13 @@ func TestToolChecks(t *testing.T) {
 	if f := find(t, toolChecks(t.Context(), Options{EngineDirs: []string{dir}}), "docker"); f.Detail != docker {
 		t.Errorf("docker = %+v", f)
 	}
+	iptables := filepath.Join(dir, "iptables")
+	if err := os.WriteFile(iptables, []byte("#!/bin/sh\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if f := find(t, toolChecks(t.Context(), Options{ToolDirs: []string{dir}}), "iptables"); f.Detail != iptables {
+		t.Errorf("iptables = %+v", f)
+	}
 }
 
 func TestStateCheck(t *testing.T) {

@@ -14,3 +14,6 @@ func systemChecks() []check {
 		return []Finding{bad(Fail, "system", errors.New("hosts are Linux today, this is "+runtime.GOOS), "use portolan in a Linux VM")}
 	}}
 }
+
+// Kernel has nothing to try.
+func Kernel() []Finding { return nil }

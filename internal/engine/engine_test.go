@@ -106,3 +106,11 @@ func TestLiveRestoreOption(t *testing.T) {
 		}
 	}
 }
+
+// The engine finds iptables whatever PATH its user has.
+func TestProgramPath(t *testing.T) {
+	t.Setenv("PATH", "/home/me/bin:/usr/bin")
+	if got, want := programPath("/opt/engine"), "/opt/engine:/home/me/bin:/usr/bin:/usr/local/sbin:/usr/sbin:/sbin"; got != want {
+		t.Errorf("programPath = %s, want %s", got, want)
+	}
+}

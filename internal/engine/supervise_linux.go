@@ -44,7 +44,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	env := append(os.Environ(), "PATH="+s.Layout.BinDir+":"+os.Getenv("PATH"), "HOME="+s.Layout.RuntimeDir, "TMPDIR=")
+	env := append(os.Environ(), "PATH="+programPath(s.Layout.BinDir), "HOME="+s.Layout.RuntimeDir, "TMPDIR=")
 	containerd := process{
 		name: "containerd", env: env, runDir: s.Layout.RuntimeDir, logPath: filepath.Join(s.LogDir, "containerd.log"),
 		argv: []string{filepath.Join(s.Layout.BinDir, "containerd"), "--config", configs.containerd},
@@ -70,6 +70,12 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	})
 	group.Go(func() error { return s.watchReady(ctx) })
 	return group.Wait()
+}
+
+// programPath is where the engine finds programs. iptables is in a directory that
+// an ordinary user's PATH need not hold.
+func programPath(binDir string) string {
+	return binDir + ":" + os.Getenv("PATH") + ":/usr/local/sbin:/usr/sbin:/sbin"
 }
 
 type configFiles struct{ dockerd, containerd string }

@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -25,16 +24,16 @@ import (
 // other line is the reason of its failure.
 const readyLine = "ready"
 
-// RunHelper is the router helper's whole life. It must run in a network
+// runHelper is the router helper's whole life. It must run in a network
 // namespace of its own, reads its configuration from the shared directory,
 // reports readyLine or the reason of a failure on ready, and returns when the
 // machine has ended or somebody asked for its end. Nothing of the machine is
 // left then.
-func RunHelper(ctx context.Context, sharedDir string, ready io.WriteCloser, log *slog.Logger) error {
+func runHelper(ctx context.Context, sharedDir string, ready io.WriteCloser, log *slog.Logger) error {
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
 	defer stop()
 	signal.Ignore(unix.SIGHUP, unix.SIGPIPE)
-	err := runHelper(ctx, sharedDir, ready, log)
+	err := keepMachine(ctx, sharedDir, ready, log)
 	if err != nil {
 		fmt.Fprintln(ready, err)
 	}
@@ -42,7 +41,7 @@ func RunHelper(ctx context.Context, sharedDir string, ready io.WriteCloser, log 
 	return err
 }
 
-func runHelper(ctx context.Context, sharedDir string, ready io.WriteCloser, log *slog.Logger) (err error) {
+func keepMachine(ctx context.Context, sharedDir string, ready io.WriteCloser, log *slog.Logger) (err error) {
 	cfg, err := spec.Load(sharedDir)
 	if err != nil {
 		return err
@@ -121,12 +120,11 @@ func startInit(cfg spec.Machine) (init *exec.Cmd, release func() error, err erro
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC,
 		Setsid:     true,
 	}
+	start := init.Start
 	if cfg.Rootless {
-		if err := nestUserNamespace(init.SysProcAttr); err != nil {
-			return nil, nil, errors.Join(err, open.Close())
-		}
+		start = func() error { return startNested(init, cfg.Profile) }
 	}
-	if err := init.Start(); err != nil {
+	if err := start(); err != nil {
 		_ = open.Close()
 		return nil, nil, fmt.Errorf("start %s: %w", cfg.AgentPath, err)
 	}
@@ -165,28 +163,4 @@ func lockState(p profile.Profile) (*os.File, error) {
 		return nil, errors.Join(err, file.Close())
 	}
 	return file, nil
-}
-
-// nestUserNamespace puts a child into a user namespace of its own with the same
-// ids: root there is not root of the namespace that owns the router.
-func nestUserNamespace(attr *syscall.SysProcAttr) error {
-	attr.Cloneflags |= unix.CLONE_NEWUSER
-	attr.GidMappingsEnableSetgroups = true
-	for _, kind := range []struct {
-		file string
-		maps *[]syscall.SysProcIDMap
-	}{{"/proc/self/uid_map", &attr.UidMappings}, {"/proc/self/gid_map", &attr.GidMappings}} {
-		text, err := os.ReadFile(kind.file)
-		if err != nil {
-			return err
-		}
-		for line := range strings.Lines(string(text)) {
-			var inside, outside, count int
-			if _, err := fmt.Sscan(line, &inside, &outside, &count); err != nil {
-				return fmt.Errorf("read %s: %w", kind.file, err)
-			}
-			*kind.maps = append(*kind.maps, syscall.SysProcIDMap{ContainerID: inside, HostID: inside, Size: count})
-		}
-	}
-	return nil
 }

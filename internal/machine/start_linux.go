@@ -19,8 +19,7 @@ import (
 	"github.com/portolan-net/portolan/internal/spec"
 )
 
-// HelperCommand is the hidden command of portolan that runs RunHelper; its one
-// argument is the shared directory.
+// HelperCommand is the hidden command of portolan that runs Helper.
 const HelperCommand = "router-helper"
 
 // Start makes the machine that cfg describes and returns when its PID 1 runs
@@ -50,9 +49,8 @@ func Start(ctx context.Context, cfg spec.Machine) (Record, error) {
 
 	helper := exec.Command(self, HelperCommand, cfg.Profile.SharedDir())
 	helper.Stderr = logFile
-	helper.ExtraFiles = []*os.File{ready}
 	helper.Dir = "/"
-	err = startMapped(helper, true)
+	err = startMapped(helper, ready, unix.CLONE_NEWNET)
 	_ = ready.Close()
 	if helper.Process != nil {
 		go func() { _ = helper.Wait() }() // reaped whenever it ends; it may outlive this process
@@ -61,6 +59,9 @@ func Start(ctx context.Context, cfg spec.Machine) (Record, error) {
 		return Record{}, fmt.Errorf("start router helper: %w", err)
 	}
 	if err := awaitReady(ctx, report); err != nil {
+		if cfg.Rootless {
+			err = withNamespaceHint(err)
+		}
 		_ = helper.Process.Signal(unix.SIGTERM)
 		return Record{}, errors.Join(err, waitGone(Process{PID: helper.Process.Pid}, stopWait))
 	}

@@ -163,7 +163,8 @@ func listenError(b portolan.Binding, err error) error {
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		return fmt.Errorf("listen on %s: %w: %s is no address of the host", place(b), cause, b.Host.Addr())
 	case errors.Is(err, os.ErrPermission) && b.Host.Port() < 1024:
-		return fmt.Errorf("listen on %s: %w: the host keeps low ports for root; publish a port above 1023, or lower net.ipv4.ip_unprivileged_port_start", place(b), cause)
+		return fmt.Errorf("listen on %s: %w: the host keeps low ports for root; publish another port, such as -p %d:..., or as root, type: sysctl -w net.ipv4.ip_unprivileged_port_start=%d",
+			place(b), cause, 8000+b.Host.Port(), b.Host.Port())
 	}
 	return fmt.Errorf("listen on %s: %w", place(b), cause)
 }

@@ -14,8 +14,11 @@ import (
 // helper does.
 func openTUN() (int, error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
+		return -1, fmt.Errorf("open /dev/net/tun: %w; as root, type: chmod 0666 /dev/net/tun", err)
+	}
 	if err != nil {
-		return -1, fmt.Errorf("open /dev/net/tun: %w; is the kernel module tun loaded?", err)
+		return -1, fmt.Errorf("open /dev/net/tun: %w; as root, type: modprobe tun", err)
 	}
 	if err := configureTUN(fd); err != nil {
 		return -1, errors.Join(err, unix.Close(fd))

@@ -31,6 +31,9 @@ type User struct {
 // process, so that a later one knows whose process has died.
 const userPrefix = "ptlab"
 
+// userPath is what Debian gives ordinary users: no sbin (login.defs(5), ENV_PATH).
+const userPath = "/usr/local/bin:/usr/bin:/bin"
+
 // userNumber tells the users of one process apart.
 var userNumber atomic.Int32
 
@@ -52,7 +55,7 @@ func NewUser(t testing.TB, opts ...lab.Option) *Stage {
 		"HOME=" + u.HomeDir, "USER=" + u.Username, "LOGNAME=" + u.Username,
 		"XDG_RUNTIME_DIR=" + u.RunDir,
 		"DOCKER_HOST=unix://" + filepath.Join(s.RunDir, "default", "docker.sock"),
-		"PATH=" + s.Bin.Engine + ":" + filepath.Dir(s.Bin.Portolan) + ":" + os.Getenv("PATH"),
+		"PATH=" + s.Bin.Engine + ":" + filepath.Dir(s.Bin.Portolan) + ":" + userPath,
 	}
 	s.downAtEnd(t)
 	return s
