@@ -27,6 +27,8 @@ type Datapath struct {
 	helper *helper
 	pool   *pool
 
+	namespaces [2]*os.File // network and user, for the next helper
+
 	tun  *os.File
 	tcp  [2]*net.TCPListener // IPv4, IPv6
 	udp  [2]*os.File         // IPv4, IPv6
@@ -91,6 +93,18 @@ func (d *Datapath) adopt(fds []int) error {
 			return err
 		}
 	}
+	namespaces, err := d.helper.request(wordNamespaces)
+	if err != nil {
+		return err
+	}
+	if len(namespaces) != len(d.namespaces) {
+		closeAll(namespaces)
+		return fmt.Errorf("attach to router: got %d namespaces, want %d", len(namespaces), len(d.namespaces))
+	}
+	for i, fd := range namespaces {
+		d.namespaces[i] = os.NewFile(uintptr(fd), "namespace")
+	}
+	d.helper.patience = replacePatience
 	return nil
 }
 
@@ -213,7 +227,7 @@ func (d *Datapath) Close() error {
 	d.replies.close()
 	d.pool.close()
 	var err error
-	for _, file := range []*os.File{d.tun, d.udp[0], d.udp[1]} {
+	for _, file := range []*os.File{d.namespaces[0], d.namespaces[1], d.tun, d.udp[0], d.udp[1]} {
 		if file != nil {
 			err = errors.Join(err, file.Close())
 		}

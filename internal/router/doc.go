@@ -12,7 +12,8 @@
 //	         to the daemon. It keeps nothing but the namespace and descriptors.
 //	daemon   without any capability, in the host's namespace. Attach fetches the
 //	         descriptors, Run carries flows with them. After a crash the next
-//	         daemon attaches to the same helper and goes on.
+//	         daemon attaches to the same helper and goes on. When the helper dies,
+//	         the daemon has its Estate, with which another helper resumes.
 //
 // A connection out of the machine:
 //

@@ -18,17 +18,19 @@ import (
 // descriptors come as SCM_RIGHTS of unix(7) with the answer.
 //
 //	attach          -> "ok 5" with slow0 and the listeners, in listenerKinds' order
+//	namespaces      -> "ok 2" with the router's network namespace and its owner, a user namespace
 //	sockets KIND N  -> "ok N" with N unconnected transparent sockets, N <= maxBatch
 //	stop            -> "ok 0"; Serve returns
 //
 // Anything else is answered "error TEXT" and the connection goes on. The helper
 // keeps no state about a connection, so any number of daemons may come and go.
 const (
-	wordAttach  = "attach"
-	wordSockets = "sockets"
-	wordStop    = "stop"
-	wordOK      = "ok"
-	wordError   = "error"
+	wordAttach     = "attach"
+	wordNamespaces = "namespaces"
+	wordSockets    = "sockets"
+	wordStop       = "stop"
+	wordOK         = "ok"
+	wordError      = "error"
 )
 
 // maxBatch stays below SCM_MAX_FD, 253 descriptors for one message.
@@ -93,6 +95,9 @@ func (n *Namespace) request(words []string) (fds []int, release func(), err erro
 		return nil, nothing, nil
 	case len(words) == 1 && words[0] == wordAttach:
 		return append([]int{n.tun}, n.listeners...), nothing, nil
+	case len(words) == 1 && words[0] == wordNamespaces:
+		fds, err = namespaceFDs()
+		return fds, func() { closeAll(fds) }, err
 	case len(words) == 3 && words[0] == wordSockets:
 		fds, err = openSockets(kind(words[1]), words[2])
 		return fds, func() { closeAll(fds) }, err

@@ -17,9 +17,17 @@ import (
 // helper answers in microseconds unless it is stopped or dead.
 const helperPatience = 5 * time.Second
 
+// replacePatience is how long a request waits for another helper when the one
+// that was attached to has died: it takes 50 ms to start on an idle computer.
+const (
+	replacePatience = 3 * time.Second
+	replacePoll     = 10 * time.Millisecond
+)
+
 // helper is the daemon's side of the hand-over.
 type helper struct {
-	path string
+	path     string
+	patience time.Duration // for another helper; not changed while requests are made
 
 	mu   sync.Mutex // guards conn: one request at a time
 	conn *net.UnixConn
@@ -45,10 +53,18 @@ func (h *helper) request(words ...string) ([]int, error) {
 	if err != nil && used && h.conn == nil {
 		fds, err = h.requestLocked(line)
 	}
+	for end := time.Now().Add(h.patience); isGone(err) && time.Now().Before(end); time.Sleep(replacePoll) {
+		fds, err = h.requestLocked(line)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("ask router helper to %s: %w", line, err)
 	}
 	return fds, nil
+}
+
+// isGone reports whether nobody listens where the helper should.
+func isGone(err error) bool {
+	return errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ENOENT)
 }
 
 func (h *helper) requestLocked(line string) ([]int, error) {

@@ -54,6 +54,8 @@ func TestMain(m *testing.M) {
 		_, err = io.Copy(io.Discard, os.Stdin)
 	case "helper", "bare":
 		err = runHelper(os.Args[1], os.Args[2])
+	case "resumed":
+		err = runResumed(os.Args[1])
 	case "daemon":
 		err = runDaemon(os.Args[1])
 	}
