@@ -9,10 +9,12 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/portolan-net/portolan/internal/agent"
 	"github.com/portolan-net/portolan/internal/cli"
 	"github.com/portolan-net/portolan/internal/daemon"
 	"github.com/portolan-net/portolan/internal/engine"
 	"github.com/portolan-net/portolan/internal/machine"
+	"github.com/portolan-net/portolan/internal/profile"
 )
 
 // platform is what a Linux host can do.
@@ -25,6 +27,9 @@ func platform() cli.Platform {
 		RemoveTree:   machine.RemoveTree,
 		LocateEngine: locateEngine,
 		Remains:      daemon.Remains,
+		ProbeOutbound: func(ctx context.Context, p profile.Profile, target string) (string, error) {
+			return agent.Probe(ctx, p.SharedDir(), target)
+		},
 	}
 }
 

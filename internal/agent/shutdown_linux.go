@@ -18,8 +18,9 @@ import (
 // socketName is the agent's own socket in the shared directory.
 const socketName = "agent.sock"
 
-// serveShutdown lets the daemon ask for the engine's orderly end: POST
-// /v1/shutdown answers when dockerd has stopped its containers and itself.
+// serveShutdown lets the host ask for the engine's orderly end: POST
+// /v1/shutdown answers when dockerd has stopped its containers and itself; and
+// for a connection out of the machine: GET /v1/probe?target=HOST:PORT.
 func serveShutdown(ctx context.Context, sharedDir string, shutdown func(context.Context) error, log *slog.Logger) error {
 	path := filepath.Join(sharedDir, socketName)
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -39,6 +40,7 @@ func serveShutdown(ctx context.Context, sharedDir string, shutdown func(context.
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 		}
 	})
+	mux.HandleFunc("GET /v1/probe", answerProbe)
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: time.Second}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
@@ -51,17 +53,11 @@ func serveShutdown(ctx context.Context, sharedDir string, shutdown func(context.
 // Shutdown asks the agent behind sharedDir, as the host sees it, to stop the
 // engine with its containers; each gets its own stop signal and time-out.
 func Shutdown(ctx context.Context, sharedDir string) error {
-	client := http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(sharedDir, socketName))
-		},
-		DisableKeepAlives: true,
-	}}
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://agent/v1/shutdown", http.NoBody)
 	if err != nil {
 		return err
 	}
-	response, err := client.Do(request)
+	response, err := agentClient(sharedDir).Do(request)
 	if err != nil {
 		return fmt.Errorf("ask agent to stop the engine: %w", err)
 	}
@@ -71,4 +67,14 @@ func Shutdown(ctx context.Context, sharedDir string) error {
 		return fmt.Errorf("stop engine: %s", strings.TrimSpace(string(text)))
 	}
 	return nil
+}
+
+// agentClient speaks to the agent's own socket.
+func agentClient(sharedDir string) *http.Client {
+	return &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(sharedDir, socketName))
+		},
+		DisableKeepAlives: true,
+	}}
 }
