@@ -43,7 +43,6 @@ type daemon struct {
 	started  time.Time
 	binaries engine.Binaries
 	spec     spec.Machine
-	record   machine.Record
 	adopted  bool // the machine was there before this daemon
 
 	ready    chan struct{}           // closed when the engine first answers
@@ -54,6 +53,7 @@ type daemon struct {
 	downErr  error // valid once gone is closed
 
 	mu     sync.Mutex // guards what follows
+	record machine.Record
 	engine api.Engine
 	state  api.State
 	ports  *publish.Table

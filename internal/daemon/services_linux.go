@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/portolan-net/portolan/internal/datapath"
 	"github.com/portolan-net/portolan/internal/dns"
 	"github.com/portolan-net/portolan/internal/egress"
+	"github.com/portolan-net/portolan/internal/machine"
 	"github.com/portolan-net/portolan/internal/publish"
 	"github.com/portolan-net/portolan/internal/relay"
 	"github.com/portolan-net/portolan/internal/router"
@@ -62,7 +64,7 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 	group.Go(func() error {
 		return passThrough(ctx, users, d.Profile.EngineSocket(), d.Log.With("part", "engine-socket"))
 	})
-	group.Go(func() error { return d.watchMachine(ctx) })
+	group.Go(func() error { return d.watchMachine(ctx, path) })
 	return nil
 }
 
@@ -89,11 +91,48 @@ func (a *agentSide) networks() []netip.Prefix {
 	return nil
 }
 
-// watchMachine ends the services when the machine or its helper ends.
-func (d *daemon) watchMachine(ctx context.Context) error {
-	ended, err := d.record.AwaitEnd(ctx)
-	if err != nil || ctx.Err() != nil {
-		return err
+// helperPause keeps helpers that die at once from using up the processor.
+const helperPause = time.Second
+
+// watchMachine replaces a helper that dies. It ends the services when the
+// machine ends.
+func (d *daemon) watchMachine(ctx context.Context, path *router.Datapath) error {
+	record := d.record
+	for {
+		began := time.Now()
+		ended, err := record.AwaitEnd(ctx)
+		if err != nil || ctx.Err() != nil {
+			return err
+		}
+		if ended != machine.HelperName || !record.Init.Alive() {
+			return fmt.Errorf("%s ended: see %s/helper.log; type: portolan up", ended, d.Profile.LogDir())
+		}
+		d.Log.Warn("router helper died; it is started again", "pid", record.Helper.PID)
+		if time.Since(began) < helperPause {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(helperPause):
+			}
+		}
+		if record, err = d.replaceHelper(ctx, record, path); err != nil {
+			return err
+		}
 	}
-	return fmt.Errorf("%s ended: see %s/helper.log; type: portolan up", ended, d.Profile.LogDir())
+}
+
+// replaceHelper starts another helper with what this daemon has of the router.
+func (d *daemon) replaceHelper(ctx context.Context, record machine.Record, path *router.Datapath) (machine.Record, error) {
+	estate, err := path.Estate()
+	if err != nil {
+		return record, err
+	}
+	defer estate.Close()
+	if record, err = machine.Resume(ctx, d.spec, record, estate); err != nil {
+		return record, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.record = record
+	return record, nil
 }

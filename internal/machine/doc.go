@@ -13,6 +13,8 @@
 //
 //	daemon --exec--> helper (CLONE_NEWNET) --exec--> PID 1 (NEWNS|PID|NET|UTS|IPC, cgroup later)
 //
+// A helper that was killed is replaced by the daemon: see Resume.
+//
 // Stop tells the helper; it kills PID 1, with which the kernel ends every
 // process, mount and namespace of the machine, removes the control group and
 // exits. ForceDown does the same from the outside when the helper can't.

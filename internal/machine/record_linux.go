@@ -100,10 +100,16 @@ func startTicks(pid int) (uint64, error) {
 	return strconv.ParseUint(string(fields[start]), 10, 64)
 }
 
+// The processes of a Record, as AwaitEnd names them.
+const (
+	HelperName = "router helper"
+	InitName   = "machine"
+)
+
 // AwaitEnd returns when the helper or the machine's PID 1 has ended, and which,
 // or when ctx has.
 func (r Record) AwaitEnd(ctx context.Context) (string, error) {
-	names := []string{"router helper", "machine"}
+	names := []string{HelperName, InitName}
 	var poll []unix.PollFd
 	for _, process := range []Process{r.Helper, r.Init} {
 		fd, err := unix.PidfdOpen(process.PID, 0)
