@@ -49,6 +49,8 @@ type Result struct {
 	Answers   []string    `json:"answers,omitempty"`   // DNS: record data
 	Truncated bool        `json:"truncated,omitempty"` // DNS: the UDP answer was cut and came again over TCP
 	Ifaces    []Interface `json:"interfaces,omitempty"`
+
+	Ends map[Outcome]int `json:"ends,omitempty"` // hold: how many connections ended in which way
 }
 
 // Interface is one network interface as a container sees it.

@@ -200,6 +200,10 @@ func TestEndOfConnection(t *testing.T) {
 	if r := echo.next(t); r.Outcome != testimage.Reset {
 		t.Errorf("after RST: %+v", r)
 	}
+	names := serve(t, "echo-tcp", "-addr", "127.0.0.1:0", "-mode", "whoami")
+	if r := expect(t, testimage.OK, "hold", names.addr, "-count", "3"); r.Ends[testimage.Closed] != 3 || r.Bytes == 0 {
+		t.Errorf("held until FIN: %+v", r)
+	}
 }
 
 func TestStream(t *testing.T) {
