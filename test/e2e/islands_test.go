@@ -15,8 +15,9 @@ import (
 )
 
 // island is one of the engine's networks with a container that asks, a web
-// server on port 80, published on the host's loopback, and a UDP server on
-// port 7. The servers' addresses are in the order of families.
+// server on port 80 and a UDP server on port 7, both published on the host's
+// loopback: the engine lets more through to what is published. Addresses are
+// in the order of families.
 type island struct {
 	network       string
 	client        string
@@ -43,7 +44,7 @@ func newIsland(t *testing.T, s *stage.Stage, network string, port uint16) *islan
 	s.Docker(t, append(append([]string{"run", "-d", "--name", i.client}, flags...), testimage.Name, "sleep", "1h")...)
 	t.Cleanup(func() { s.Docker(t, "rm", "-f", i.client) })
 	s.Serve(t, i.web, append(flags, "-p", fmt.Sprintf("127.0.0.1:%d:80", port), "-p", fmt.Sprintf("[::1]:%d:80", port)), "web")
-	s.Serve(t, i.udp, flags, "echo-udp")
+	s.Serve(t, i.udp, append(flags, "-p", fmt.Sprintf("127.0.0.1:%d:7/udp", port), "-p", fmt.Sprintf("[::1]:%d:7/udp", port)), "echo-udp")
 	i.clientAddr, i.gateway = addresses(t, s, i.client, network)
 	i.webAddr, _ = addresses(t, s, i.web, network)
 	i.udpAddr, _ = addresses(t, s, i.udp, network)
@@ -109,6 +110,7 @@ func checkApart(t *testing.T, s *stage.Stage, from *island, others []*island) {
 				fmt.Sprintf("dial tcp %s -timeout %s", hostPort(to.webAddr[f], 80), silence),
 				fmt.Sprintf("dial tcp %s -timeout %s", hostPort(to.webAddr[f], to.publishedPort), silence),
 				fmt.Sprintf("dial udp %s -timeout %s", hostPort(to.udpAddr[f], 7), silence),
+				fmt.Sprintf("dial udp %s -timeout %s", hostPort(to.gateway[f], to.publishedPort), silence),
 				fmt.Sprintf("ping %s -timeout %s", to.webAddr[f], silence),
 				fmt.Sprintf("dial tcp %s -timeout %s", hostPort(to.gateway[f], to.publishedPort), silence),
 				fmt.Sprintf("dial tcp %s -timeout %s", hostPort(from.gateway[f], to.publishedPort), silence),

@@ -18,16 +18,15 @@ import (
 	"github.com/portolan-net/portolan/internal/testimage"
 )
 
-// Networks of the engine are apart with its other firewall backend, too.
+// Networks of the engine are apart with its other firewall backend, too, which
+// the profile's engine options choose.
 func TestNetworksApartWithNftables(t *testing.T) {
 	s := stage.New(t)
-	dir := filepath.Join(s.StateDir, "default")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		t.Fatal(err)
+	options := setEngineOptions(t, s, `{"firewall-backend": "nftables", "ip-masq": true}`)
+	if out, code := s.TryPortolan(t, "up"); code != 1 || !strings.Contains(out, options) || !strings.Contains(out, `"ip-masq"`) {
+		t.Errorf("up with an option of Portolan's own: exit code %d: %s", code, out)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "engine.json"), []byte(`{"firewall-backend": "nftables"}`), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	setEngineOptions(t, s, `{"firewall-backend": "nftables"}`)
 	s.Portolan(t, "up")
 	s.LoadImage(t)
 	if got := s.Docker(t, "info", "-f", "{{.FirewallBackend.Driver}}"); !strings.HasPrefix(got, "nftables") {
@@ -37,6 +36,19 @@ func TestNetworksApartWithNftables(t *testing.T) {
 	checkIslands(t, s, []*island{one, two, bridge})
 	t.Run("forged sources", func(t *testing.T) { checkForgedByBridge(t, s, one, two) })
 	t.Run("--internal", func(t *testing.T) { checkInternal(t, s) })
+}
+
+// setEngineOptions writes the profile's engine.json and returns its path.
+func setEngineOptions(t *testing.T, s *stage.Stage, text string) string {
+	t.Helper()
+	path := filepath.Join(s.StateDir, "default", "engine.json")
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // TestIsolation shows what keeps containers, networks, machine and host apart.
@@ -307,14 +319,7 @@ func checkCrossesOnce(t *testing.T, s *stage.Stage, i *island) {
 	t.Cleanup(func() { s.Docker(t, "rm", "-f", "deaf") })
 	for _, host := range []string{"127.0.0.1", "::1"} {
 		text := "deaf-" + host
-		conn, err := s.Lab.Host.Dial(t.Context(), "udp", hostPort(host, 8109))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := conn.Write([]byte(text)); err != nil {
-			t.Errorf("send to %s: %v", host, err)
-		}
-		_ = conn.Close()
+		sendDatagram(t, s, hostPort(host, 8109), text)
 		eth0.await(t, text)
 	}
 	send(0, "fence-4", hostPort(lab.WebV4, 7))
@@ -323,6 +328,19 @@ func checkCrossesOnce(t *testing.T, s *stage.Stage, i *island) {
 		if in, out := eth0.count(text); in != 1 || out != 0 {
 			t.Errorf("%s came in %d times and went out %d times", text, in, out)
 		}
+	}
+}
+
+// sendDatagram sends one datagram from the host.
+func sendDatagram(t *testing.T, s *stage.Stage, addr, text string) {
+	t.Helper()
+	conn, err := s.Lab.Host.Dial(t.Context(), "udp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte(text)); err != nil {
+		t.Errorf("send to %s: %v", addr, err)
 	}
 }
 
@@ -335,22 +353,31 @@ const quickly = 5 * time.Second
 func checkGone(t *testing.T, s *stage.Stage, i *island) {
 	t.Helper()
 	s.Docker(t, "network", "create", "--subnet", "10.78.0.0/24", "--subnet", "fd78::/64", "--ipv6", "-o", "com.docker.network.bridge.name=br-gone", "gone")
-	s.Serve(t, "gone-web", []string{"--network", "gone", "-p", "127.0.0.1:8108:80", "-p", "[::1]:8108:80"}, "web")
+	s.Serve(t, "gone-web", []string{"--network", "gone", "-p", "127.0.0.1:8108:80", "-p", "[::1]:8108:80", "-p", "127.0.0.1:8108:9/udp", "-p", "[::1]:8108:9/udp"}, "web")
 	addrs, _ := addresses(t, s, "gone-web", "gone")
 	for _, host := range []string{"127.0.0.1", "::1"} {
 		if _, err := stage.Fetch(t, s.Lab.Host, hostPort(host, 8108), "/"); err != nil {
 			t.Fatalf("before: %v", err)
 		}
 	}
-	s.Lab.Host.Run(t, "nsenter", "-t", fmt.Sprint(s.Status(t).Machine.PID), "-n", "ip", "link", "delete", "br-gone")
+	machine := s.Status(t).Machine.PID
+	s.Lab.Host.Run(t, "nsenter", "-t", fmt.Sprint(machine), "-n", "ip", "link", "delete", "br-gone")
+	eth0 := startCapture(t, machine, "eth0")
 	for _, host := range []string{"127.0.0.1", "::1"} {
 		start := time.Now()
 		if body, err := stage.Fetch(t, s.Lab.Host, hostPort(host, 8108), "/"); err == nil || time.Since(start) > quickly {
 			t.Errorf("published on %s, its network gone: %q, %v after %s", host, body, err, time.Since(start))
 		}
+		sendDatagram(t, s, hostPort(host, 8108), "gone-"+host)
+		eth0.await(t, "gone-"+host)
 	}
 	s.Docker(t, "rm", "-f", "gone-web")
 	s.Docker(t, "network", "rm", "gone")
+	for _, text := range []string{"gone-127.0.0.1", "gone-::1"} { // the engine's work took longer than any way round
+		if in, out := eth0.count(text); in != 1 || out != 0 {
+			t.Errorf("%s came in %d times and went out %d times", text, in, out)
+		}
+	}
 	for _, addr := range addrs {
 		r := s.Exec(t, i.client, "dial", "tcp", hostPort(addr, 80))
 		if r.Outcome == testimage.Connected || r.Outcome == testimage.Timeout || r.Duration() > quickly {
