@@ -83,17 +83,15 @@ func fails(t *testing.T, s *stage.Stage, addr string, flags ...string) {
 
 // checkFreed takes ports for the host's own use as soon as docker rm returns.
 func checkFreed(t *testing.T, s *stage.Stage) {
+	t.Cleanup(func() { s.TryDocker(t, "rm", "-f", "echo") }) // when the test ends early
 	for range 5 {
-		s.Docker(t, "run", "-d", "--name", "web", "-p", "8080:80", "-p", "127.0.0.1:8081:80", "-p", "7000:7/udp", testimage.Name, "echo-tcp", "-addr", ":80")
-		var conn io.ReadCloser
-		stage.Eventually(t, serveLimit, "the container echoes", func() bool {
-			c := connect(t, s.Lab.Neighbour, hostPort(lab.HostV4, 8080))
-			_, writeErr := c.Write([]byte("x"))
-			_, readErr := io.ReadFull(c, make([]byte, 1))
-			conn = c
-			return writeErr == nil && readErr == nil
+		s.Docker(t, "run", "-d", "--name", "echo", "-p", "8080:7", "-p", "127.0.0.1:8081:7", "-p", "7000:7/udp", testimage.Name, "echo-tcp")
+		stage.Eventually(t, serveLimit, "the container listens", func() bool {
+			return strings.Contains(s.Docker(t, "logs", "echo"), `"listening"`)
 		})
-		s.Docker(t, "rm", "-f", "web")
+		conn := connect(t, s.Lab.Neighbour, hostPort(lab.HostV4, 8080))
+		echoes(t, conn)
+		s.Docker(t, "rm", "-f", "echo")
 		for _, addr := range []string{"0.0.0.0:8080", "[::]:8080", "127.0.0.1:8081"} {
 			if l, err := s.Lab.Host.Listen("tcp", addr); err != nil {
 				t.Error(err)
