@@ -93,7 +93,10 @@ func (s *Stage) reachable(t testing.TB, u *User) lab.Binaries {
 	if err := os.MkdirAll(bin.Engine, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for place, program := range map[string]string{bin.Portolan: s.Bin.Portolan, bin.Agent: s.Bin.Agent, bin.Engine: s.Bin.Engine} {
+	for place, program := range map[string]string{
+		bin.Portolan: s.Bin.Portolan, bin.Agent: s.Bin.Agent, bin.Engine: s.Bin.Engine,
+		filepath.Join(dir, "portolan-shim"): filepath.Join(filepath.Dir(s.Bin.Agent), "portolan-shim"),
+	} {
 		if place != bin.Engine {
 			if err := os.WriteFile(place, nil, 0o755); err != nil {
 				t.Fatal(err)
@@ -118,11 +121,12 @@ func addUser(t testing.TB) *User {
 	t.Helper()
 	removeStaleUsers(t)
 	name := fmt.Sprintf("%s%d-%d", userPrefix, os.Getpid(), userNumber.Add(1))
-	if err := account("useradd", "-m", "-s", "/bin/sh", name); err != nil {
+	if err := Account(t.Context(), "useradd", "-m", "-s", "/bin/sh", name); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := removeUser(name); err != nil {
+		// The test's context has ended by now.
+		if err := removeUser(context.WithoutCancel(t.Context()), name); err != nil {
 			t.Error(err)
 		}
 	})
@@ -143,12 +147,12 @@ func addUser(t testing.TB) *User {
 func runtimeDir(u *user.User) string { return filepath.Join("/run/user", u.Uid) }
 
 // removeUser takes away the user with all that useradd and addUser made.
-func removeUser(name string) error {
+func removeUser(ctx context.Context, name string) error {
 	u, err := user.Lookup(name)
 	if err != nil {
 		return err
 	}
-	err = errors.Join(account("userdel", "-r", "-f", name), os.RemoveAll(runtimeDir(u)))
+	err = errors.Join(Account(ctx, "userdel", "-r", "-f", name), os.RemoveAll(runtimeDir(u)))
 	for _, file := range []string{"/etc/subuid", "/etc/subgid", "/etc/passwd", "/etc/group"} {
 		text, readErr := os.ReadFile(file)
 		if readErr == nil && strings.Contains("\n"+string(text), "\n"+name+":") {
@@ -173,7 +177,7 @@ func removeStaleUsers(t testing.TB) {
 		if !strings.HasPrefix(name, userPrefix) || err != nil || unix.Kill(pid, 0) == nil {
 			continue
 		}
-		if err := removeUser(name); err != nil {
+		if err := removeUser(t.Context(), name); err != nil {
 			t.Logf("remove a former test's user: %v", err)
 		}
 	}
@@ -182,11 +186,11 @@ func removeStaleUsers(t testing.TB) {
 // accountPatience is how long another program may hold the lock of /etc/passwd.
 const accountPatience = 20 * time.Second
 
-// account runs useradd or userdel, which give up when the files are locked:
-// exit code 1 in useradd(8), 1 or 10 in userdel(8).
-func account(program string, args ...string) error {
+// Account runs useradd, usermod or userdel, again when they say that somebody
+// else has locked the files.
+func Account(ctx context.Context, program string, args ...string) error {
 	for end := time.Now().Add(accountPatience); ; time.Sleep(100 * time.Millisecond) {
-		out, err := exec.CommandContext(context.Background(), program, args...).CombinedOutput()
+		out, err := exec.CommandContext(ctx, program, args...).CombinedOutput()
 		if err == nil {
 			return nil
 		}
