@@ -69,12 +69,13 @@ func (n *Namespace) Serve(ctx context.Context, ln *net.UnixListener) error {
 func (n *Namespace) serveConn(ctx context.Context, conn *net.UnixConn) (stop bool) {
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
-	if err := checkPeer(conn); err != nil {
-		_ = answer(conn, nil, err)
-		return false
-	}
+	refusal := checkPeer(conn)
 	lines := bufio.NewScanner(conn)
 	for lines.Scan() {
+		if refusal != nil { // told when it has asked: before, its request would only meet a broken pipe
+			_ = answer(conn, nil, refusal)
+			return false
+		}
 		words := strings.Fields(lines.Text())
 		stop = len(words) == 1 && words[0] == wordStop
 		fds, release, err := n.request(words)

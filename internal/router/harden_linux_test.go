@@ -53,6 +53,20 @@ func (l *lab) routerState(t *testing.T) (s state) {
 	return s
 }
 
+// settledState is routerState once the kernel has given e0 a link-local address,
+// which it first looks for on the link for a second (RFC 4862, 5.4).
+func (l *lab) settledState(t *testing.T) state {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		s := l.routerState(t)
+		if slices.ContainsFunc(s.routes, func(r string) bool { return strings.Contains(r, "Dst: fe80::/128 ") }) {
+			return s
+		}
+	}
+	t.Fatal("e0 gets no link-local address")
+	return state{}
+}
+
 // TestForgeries sends what a container on the link could: ARP, neighbour and
 // router advertisements, a redirect.
 func TestForgeries(t *testing.T) {
@@ -61,7 +75,7 @@ func TestForgeries(t *testing.T) {
 	link := portolan.DefaultLink()
 	evil := net.HardwareAddr{2, 0, 0, 0, 6, 6}
 	broadcast := net.HardwareAddr{255, 255, 255, 255, 255, 255}
-	before := l.routerState(t)
+	before := l.settledState(t)
 	victims := []portolan.Pair{link.Machine(), link.Gateway(), link.Host()}
 	for _, v := range victims {
 		for _, op := range []byte{1, 2} { // gratuitous request, reply
