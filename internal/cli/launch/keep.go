@@ -19,12 +19,12 @@ import (
 // and standard input ends with the keeper.
 const KeptFlag = "--kept"
 
-// How soon a daemon that died is started again: at once after a long life,
-// slower when it can't live.
+// How soon a daemon that died is started again: at once when it had become
+// ready and lived on for a second, slower when it can't live.
 const (
 	restartMin  = 50 * time.Millisecond
 	restartMax  = 10 * time.Second
-	healthyLife = 30 * time.Second
+	healthyLife = time.Second
 )
 
 // Keep runs the daemon, and runs it again whenever it dies after it was ready
@@ -47,7 +47,7 @@ func Keep(ctx context.Context, c Command, progress io.WriteCloser, log *slog.Log
 		if code == 0 || !wasReady || ctx.Err() != nil {
 			return max(code, 0)
 		}
-		if time.Since(began) > healthyLife {
+		if ready && time.Since(began) > healthyLife {
 			delay = restartMin
 		}
 		log.Warn("daemon died; it is started again", "code", code)
