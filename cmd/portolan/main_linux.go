@@ -12,6 +12,7 @@ import (
 	"github.com/portolan-net/portolan/internal/agent"
 	"github.com/portolan-net/portolan/internal/cli"
 	"github.com/portolan-net/portolan/internal/daemon"
+	"github.com/portolan-net/portolan/internal/daemon/deputy"
 	"github.com/portolan-net/portolan/internal/engine"
 	"github.com/portolan-net/portolan/internal/machine"
 	"github.com/portolan-net/portolan/internal/profile"
@@ -22,6 +23,7 @@ func platform() cli.Platform {
 	return cli.Platform{
 		Serve:        serve,
 		RouterHelper: routerHelper,
+		Deputy:       deputy.Run,
 		ForceDown:    daemon.ForceDown,
 		AsRoot:       machine.RunMapped,
 		RemoveTree:   machine.RemoveTree,

@@ -55,6 +55,9 @@ type Platform struct {
 	// RouterHelper runs the router helper. What it needs comes through inherited
 	// descriptors and args.
 	RouterHelper func(ctx context.Context, args []string) error
+	// Deputy runs the daemon's deputy. What it needs comes through inherited
+	// descriptors.
+	Deputy func(ctx context.Context) error
 	// ForceDown takes down what a daemon left that did not clean up. It is
 	// called with the lock held and does nothing when nothing is left.
 	ForceDown func(ctx context.Context, p profile.Profile) error

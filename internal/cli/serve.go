@@ -167,3 +167,20 @@ func (g *global) routerHelperCommand() *cobra.Command {
 		},
 	}
 }
+
+// deputyCommand is the deputy's process; the daemon starts it.
+func (g *global) deputyCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:               "deputy",
+		Short:             "Do what a confined daemon may not (started by the daemon)",
+		Hidden:            true,
+		Args:              noArgs,
+		PersistentPreRunE: func(*cobra.Command, []string) error { return nil }, // knows no profile
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if g.Platform.Deputy == nil {
+				return errors.New("run the deputy: there is none on this system")
+			}
+			return g.Platform.Deputy(cmd.Context())
+		},
+	}
+}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/portolan-net/portolan/internal/agent"
 	"github.com/portolan-net/portolan/internal/api"
+	"github.com/portolan-net/portolan/internal/daemon/deputy"
 	"github.com/portolan-net/portolan/internal/engine"
 	"github.com/portolan-net/portolan/internal/machine"
 	"github.com/portolan-net/portolan/internal/profile"
@@ -43,6 +44,7 @@ type daemon struct {
 	started  time.Time
 	binaries engine.Binaries
 	spec     spec.Machine
+	deputy   *deputy.Deputy
 	adopted  bool // the machine was there before this daemon
 
 	ready    chan struct{}           // closed when the engine first answers
@@ -79,6 +81,13 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := d.progress.step("machine", func() error { return d.openMachine(ctx) }); err != nil {
 		return err
 	}
+	if err := d.confine(); err != nil {
+		if d.adopted {
+			return err
+		}
+		return errors.Join(err, d.close(context.WithoutCancel(ctx)))
+	}
+	defer d.deputy.Close()
 	serveCtx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	d.end = end
@@ -138,6 +147,7 @@ func (d *daemon) openMachine(ctx context.Context) error {
 	if err == nil && record.Helper.Alive() && record.Init.Alive() {
 		d.record, d.adopted = record, true
 		d.spec, err = spec.Load(d.Profile.SharedDir())
+		d.spec.Profile = d.Profile // the machine can write there; where files are is not its business
 		return err
 	}
 	if err == nil {

@@ -39,7 +39,7 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 	link := &agentSide{daemon: d, path: path}
 	link.Table = publish.New(publish.Config{
 		Link: d.spec.Link, Machine: path, Log: d.Log.With("part", "publish"),
-		Networks: link.networks,
+		Networks: link.networks, Holder: d.deputy.Holder,
 		Relay:    func(ctx context.Context, client, container datapath.Conn) { relay.TCP(ctx, client, container) },
 	})
 	d.setPorts(link.Table)
@@ -128,7 +128,7 @@ func (d *daemon) replaceHelper(ctx context.Context, record machine.Record, path 
 		return record, err
 	}
 	defer estate.Close()
-	if record, err = machine.Resume(ctx, d.spec, record, estate); err != nil {
+	if record, err = d.deputy.Resume(ctx, record, estate); err != nil {
 		return record, err
 	}
 	d.mu.Lock()

@@ -25,5 +25,5 @@ func (t *Table) holder(ctx context.Context, b portolan.Binding) string {
 	t.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, holderSearch)
 	defer cancel()
-	return processHolding(ctx, b)
+	return t.cfg.Holder(ctx, b)
 }

@@ -15,11 +15,12 @@ import (
 	"github.com/portolan-net/portolan/internal/portolan"
 )
 
-// processHolding names the process whose socket stands in the way of b. It reads
+// HolderOf says which process's socket stands in the way of b, as the end of an
+// error text; "" when none is found. It reads
 // /proc/net (proc_net_tcp in the kernel's documentation) for the socket's inode
 // and the descriptors of all processes for that inode. Other users' descriptors
 // can't be read without privilege; their sockets name the user at least.
-func processHolding(ctx context.Context, b portolan.Binding) string {
+func HolderOf(ctx context.Context, b portolan.Binding) string {
 	holders, users := clashing(b)
 	if len(holders) > 0 {
 		return ": held by " + owner(ctx, holders)

@@ -8,5 +8,5 @@ import (
 	"github.com/portolan-net/portolan/internal/portolan"
 )
 
-// processHolding can't tell here.
-func processHolding(context.Context, portolan.Binding) string { return "" }
+// HolderOf can't tell here.
+func HolderOf(context.Context, portolan.Binding) string { return "" }

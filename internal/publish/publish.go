@@ -54,6 +54,8 @@ type Config struct {
 	Networks func() []netip.Prefix
 	// HostAddrs returns the host's own addresses; nil asks the system.
 	HostAddrs func() []netip.Addr
+	// Holder replaces HolderOf, for a process that may not look into others.
+	Holder func(context.Context, portolan.Binding) string
 	// Grace replaces DefaultGrace.
 	Grace time.Duration
 	// UDPIdle and UDPSessions replace forward.DefaultIdle and
@@ -97,6 +99,9 @@ func New(cfg Config) *Table {
 	}
 	if cfg.Networks == nil {
 		cfg.Networks = func() []netip.Prefix { return nil }
+	}
+	if cfg.Holder == nil {
+		cfg.Holder = HolderOf
 	}
 	if cfg.HostAddrs == nil {
 		cfg.HostAddrs = (&hostAddrs{}).get

@@ -1,0 +1,202 @@
+package deputy
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/portolan-net/portolan/internal/machine"
+	"github.com/portolan-net/portolan/internal/portolan"
+	"github.com/portolan-net/portolan/internal/router"
+	"github.com/portolan-net/portolan/internal/spec"
+)
+
+// Command is the hidden command of portolan that runs Run.
+const Command = "deputy"
+
+// socketFD is the deputy's end.
+const socketFD = 3
+
+// request asks for one of two things.
+type request struct {
+	ID     uint64             `json:"id"` // returned with the answer
+	Holder *portolan.Binding  `json:"holder,omitempty"` // who holds the port that it wants
+	Resume *machine.Record    `json:"resume,omitempty"` // start a helper for this machine
+}
+
+type answer struct {
+	ID     uint64         `json:"id"`
+	Holder string         `json:"holder,omitempty"`
+	Record machine.Record `json:"record,omitzero"`
+	Error  string         `json:"error,omitempty"`
+}
+
+// maxMessage is far more than any message has.
+const maxMessage = 16 << 10
+
+// Deputy is the daemon's side. Its methods are safe for concurrent use.
+type Deputy struct {
+	process *exec.Cmd
+	ended   chan struct{}
+
+	mu     sync.Mutex // one question at a time; guards the two below
+	conn   *net.UnixConn
+	lastID uint64
+}
+
+// Start starts the process for the machine of cfg. It needs to be called before
+// the daemon confines itself.
+func Start(cfg spec.Machine, log *slog.Logger) (*Deputy, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	text, err := json.Marshal(cfg)
+	if err != nil {
+		return nil, err
+	}
+	conn, theirs, err := pair()
+	if err != nil {
+		return nil, fmt.Errorf("start deputy: %w", err)
+	}
+	cmd := exec.Command(self, Command)
+	cmd.Dir = "/"
+	cmd.Stdin, cmd.Stderr = bytes.NewReader(text), os.Stderr
+	cmd.ExtraFiles = []*os.File{theirs}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // a terminal's Ctrl-C is the daemon's business
+	err = cmd.Start()
+	_ = theirs.Close()
+	if err != nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("start deputy: %w", err)
+	}
+	d := &Deputy{process: cmd, conn: conn, ended: make(chan struct{})}
+	go func() {
+		defer close(d.ended)
+		if err := cmd.Wait(); err != nil {
+			log.Warn("deputy died; until the next daemon no port's holder is named and no helper is started again", "err", err)
+		}
+	}()
+	return d, nil
+}
+
+// pair returns two ends, neither of which a child inherits by itself.
+func pair() (*net.UnixConn, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	theirs := os.NewFile(uintptr(fds[1]), "deputy")
+	conn, err := connOf(os.NewFile(uintptr(fds[0]), "daemon"))
+	if err != nil {
+		return nil, nil, errors.Join(err, theirs.Close())
+	}
+	return conn, theirs, nil
+}
+
+// connOf takes over file.
+func connOf(file *os.File) (*net.UnixConn, error) {
+	conn, err := net.FileConn(file)
+	if err = errors.Join(err, file.Close()); err != nil {
+		return nil, err
+	}
+	unixConn, ok := conn.(*net.UnixConn)
+	if !ok {
+		return nil, errors.Join(errors.New("deputy's descriptor is no unix socket"), conn.Close())
+	}
+	return unixConn, nil
+}
+
+// Close ends the process and returns when it has ended.
+func (d *Deputy) Close() {
+	_ = d.conn.Close()
+	<-d.ended
+}
+
+// Holder says who holds the port that b wants, as the end of an error text; ""
+// when that can't be found out.
+func (d *Deputy) Holder(ctx context.Context, b portolan.Binding) string {
+	a, err := d.ask(ctx, request{Holder: &b})
+	if err != nil {
+		return ""
+	}
+	return a.Holder
+}
+
+// Resume is machine.Resume.
+func (d *Deputy) Resume(ctx context.Context, r machine.Record, estate *router.Estate) (machine.Record, error) {
+	files := append([]*os.File{estate.Network, estate.User}, estate.Router...)
+	a, err := d.ask(ctx, request{Resume: &r}, files...)
+	if err != nil {
+		return r, err
+	}
+	return a.Record, nil
+}
+
+// ask sends a question and waits for its answer. Answers to earlier questions,
+// for which nobody waits any more, are passed over.
+func (d *Deputy) ask(ctx context.Context, question request, files ...*os.File) (a answer, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.lastID++
+	question.ID = d.lastID
+	if err := d.send(question, files); err != nil {
+		return a, fmt.Errorf("ask deputy: %w", err)
+	}
+	if err := d.conn.SetReadDeadline(time.Time{}); err != nil {
+		return a, fmt.Errorf("ask deputy: %w", err)
+	}
+	given := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		_ = d.conn.SetReadDeadline(time.Unix(1, 0))
+		close(given)
+	})
+	defer func() {
+		if !stop() {
+			<-given // or it would end the next question
+		}
+	}()
+	buf := make([]byte, maxMessage)
+	for a.ID != question.ID {
+		n, err := d.conn.Read(buf)
+		if err != nil {
+			return a, fmt.Errorf("ask deputy: %w", err)
+		}
+		a = answer{}
+		if err := json.Unmarshal(buf[:n], &a); err != nil {
+			return a, fmt.Errorf("ask deputy: %w", err)
+		}
+	}
+	if a.Error != "" {
+		return a, errors.New(a.Error)
+	}
+	return a, nil
+}
+
+func (d *Deputy) send(question request, files []*os.File) error {
+	text, err := json.Marshal(question)
+	if err != nil {
+		return err
+	}
+	var rights []byte
+	if len(files) > 0 {
+		fds := make([]int, len(files))
+		for i, file := range files {
+			fds[i] = int(file.Fd())
+		}
+		rights = unix.UnixRights(fds...)
+	}
+	_, _, err = d.conn.WriteMsgUnix(text, rights, nil)
+	return err
+}

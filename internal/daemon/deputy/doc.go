@@ -1,0 +1,18 @@
+// Package deputy is the process that does for a confined daemon the two things
+// which the daemon may not do itself (package confine): say which process holds
+// a port, for that means a look into other processes, and start a router helper
+// in place of one that died, for that means to start a program. It does nothing
+// else, decides nothing and opens no socket. Only package daemon and the command
+// line's hidden command import it.
+//
+// Theory of operation. The daemon starts it before it confines itself, with the
+// machine's description on standard input and one end of a pair of SOCK_SEQPACKET
+// sockets as descriptor 3. A message is one JSON object, with the router's
+// descriptors (router.Estate) where a helper is wanted; each gets one answer. The
+// deputy ends when the daemon's end closes, so it never outlives the daemon.
+//
+// The description comes from before the confinement, so a daemon that was taken
+// over can't change which program is started or where it writes. It can have a
+// helper started in another network namespace if it gets hold of one; Landlock
+// keeps it from those of other processes.
+package deputy

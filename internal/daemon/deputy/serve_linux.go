@@ -1,0 +1,145 @@
+package deputy
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/portolan-net/portolan/internal/machine"
+	"github.com/portolan-net/portolan/internal/portolan"
+	"github.com/portolan-net/portolan/internal/publish"
+	"github.com/portolan-net/portolan/internal/router"
+	"github.com/portolan-net/portolan/internal/spec"
+)
+
+// duties are what is done for the daemon.
+type duties struct {
+	holder func(context.Context, portolan.Binding) string
+	resume func(context.Context, machine.Record, *router.Estate) (machine.Record, error)
+}
+
+// Run is the process's whole life. It ends with the daemon.
+func Run(ctx context.Context) error {
+	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGPIPE)
+	conn, err := connOf(os.NewFile(socketFD, "daemon"))
+	if err != nil {
+		return fmt.Errorf("serve daemon: %w", err)
+	}
+	defer conn.Close()
+	var cfg spec.Machine
+	if err := json.NewDecoder(os.Stdin).Decode(&cfg); err != nil {
+		return fmt.Errorf("read description of the machine: %w", err)
+	}
+	return serve(ctx, conn, duties{
+		holder: publish.HolderOf,
+		resume: func(ctx context.Context, r machine.Record, estate *router.Estate) (machine.Record, error) {
+			return machine.Resume(ctx, cfg, r, estate)
+		},
+	})
+}
+
+// maxFDs is more than an estate has.
+const maxFDs = 16
+
+// serve answers until the other end closes.
+func serve(ctx context.Context, conn *net.UnixConn, d duties) error {
+	text, rights := make([]byte, maxMessage), make([]byte, unix.CmsgSpace(4*maxFDs))
+	for {
+		n, rightsLen, _, _, err := conn.ReadMsgUnix(text, rights)
+		if errors.Is(err, io.EOF) || err == nil && n == 0 {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read question: %w", err)
+		}
+		reply, err := json.Marshal(d.answer(ctx, text[:n], rights[:rightsLen]))
+		if err != nil {
+			return fmt.Errorf("answer: %w", err)
+		}
+		if _, err := conn.Write(reply); err != nil {
+			return fmt.Errorf("answer: %w", err)
+		}
+	}
+}
+
+// The longest that an answer takes: a search, and the start of a program.
+const (
+	holderTime = time.Second
+	resumeTime = 20 * time.Second
+)
+
+func (d duties) answer(ctx context.Context, text, rights []byte) answer {
+	files, err := received(rights)
+	defer func() {
+		for _, file := range files {
+			_ = file.Close()
+		}
+	}()
+	if err != nil {
+		return answer{Error: err.Error()}
+	}
+	q, err := parseRequest(text)
+	switch {
+	case err != nil:
+		return answer{ID: q.ID, Error: err.Error()}
+	case q.Holder != nil:
+		ctx, cancel := context.WithTimeout(ctx, holderTime)
+		defer cancel()
+		return answer{ID: q.ID, Holder: d.holder(ctx, *q.Holder)}
+	case len(files) != estateFiles:
+		return answer{ID: q.ID, Error: fmt.Sprintf("%d descriptors came with the question, want %d", len(files), estateFiles)}
+	}
+	ctx, cancel := context.WithTimeout(ctx, resumeTime)
+	defer cancel()
+	record, err := d.resume(ctx, *q.Resume, &router.Estate{Network: files[0], User: files[1], Router: files[2:]})
+	if err != nil {
+		return answer{ID: q.ID, Error: err.Error()}
+	}
+	return answer{ID: q.ID, Record: record}
+}
+
+// estateFiles is how many descriptors a router.Estate has.
+const estateFiles = 7
+
+// parseRequest wants exactly one question.
+func parseRequest(text []byte) (request, error) {
+	var q request
+	if err := json.Unmarshal(text, &q); err != nil {
+		return q, fmt.Errorf("parse question: %w", err)
+	}
+	if (q.Holder == nil) == (q.Resume == nil) {
+		return q, errors.New("parse question: want one of holder and resume")
+	}
+	return q, nil
+}
+
+// received are the descriptors that came with a message.
+func received(rights []byte) ([]*os.File, error) {
+	if len(rights) == 0 {
+		return nil, nil
+	}
+	messages, err := unix.ParseSocketControlMessage(rights)
+	if err != nil {
+		return nil, fmt.Errorf("parse descriptors: %w", err)
+	}
+	var files []*os.File
+	for _, message := range messages {
+		fds, err := unix.ParseUnixRights(&message)
+		if err != nil {
+			return files, fmt.Errorf("parse descriptors: %w", err)
+		}
+		for _, fd := range fds {
+			unix.CloseOnExec(fd)
+			files = append(files, os.NewFile(uintptr(fd), "of the daemon"))
+		}
+	}
+	return files, nil
+}
