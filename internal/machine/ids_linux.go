@@ -44,8 +44,7 @@ const minSubordinate = 65535
 // firstSubordinate is where useradd(8) begins (login.defs(5), SUB_UID_MIN).
 const firstSubordinate = 100000
 
-// readSubordinates reads subuid(5) or subgid(5). There are none without the
-// file; lines that no program understands are left out.
+// readSubordinates reads subuid(5) or subgid(5); without the file there are none.
 func readSubordinates(path string) ([]idRange, error) {
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -54,19 +53,25 @@ func readSubordinates(path string) ([]idRange, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find subordinate ids: %w", err)
 	}
+	return parseSubordinates(string(text)), nil
+}
+
+// parseSubordinates leaves out lines that mean nothing, as newuidmap does. Ids
+// have 32 bits.
+func parseSubordinates(text string) []idRange {
 	var ranges []idRange
-	for line := range strings.Lines(string(text)) {
+	for line := range strings.Lines(text) {
 		fields := strings.Split(strings.TrimSpace(line), ":")
 		if len(fields) != 3 {
 			continue
 		}
-		start, startErr := strconv.Atoi(fields[1])
-		count, countErr := strconv.Atoi(fields[2])
-		if startErr == nil && countErr == nil {
-			ranges = append(ranges, idRange{fields[0], start, count})
+		start, startErr := strconv.ParseUint(fields[1], 10, 32)
+		count, countErr := strconv.ParseUint(fields[2], 10, 32)
+		if startErr == nil && countErr == nil && start+count <= 1<<32 {
+			ranges = append(ranges, idRange{fields[0], int(start), int(count)})
 		}
 	}
-	return ranges, nil
+	return ranges
 }
 
 // findSubordinate reads the first range of u that is large enough.
