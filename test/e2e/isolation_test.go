@@ -226,14 +226,13 @@ func checkInternal(t *testing.T, s *stage.Stage) {
 	checkNoWayOut(t, s, "as it is")
 
 	// Its bridge has an address in the machine; a container with NET_ADMIN may use that as a gateway.
-	var bridges [2]string
-	for _, config := range strings.Fields(s.Docker(t, "network", "inspect", "-f", "{{range .IPAM.Config}}{{.Subnet}} {{end}}", "inner")) {
-		subnet := netip.MustParsePrefix(config)
-		gateway := subnet.Masked().Addr().Next()
-		bridges[map[bool]int{true: 0, false: 1}[gateway.Is4()]] = gateway.String()
-	}
-	for f, option := range []string{"-4", "-6"} {
-		s.Docker(t, "exec", "inner-client", "ip", option, "route", "add", "default", "via", bridges[f])
+	subnets := s.Docker(t, "network", "inspect", "-f", "{{range .IPAM.Config}}{{.Subnet}} {{end}}", "inner")
+	for subnet := range strings.FieldsSeq(subnets) {
+		gateway, option := netip.MustParsePrefix(subnet).Masked().Addr().Next(), "-4"
+		if gateway.Is6() {
+			option = "-6"
+		}
+		s.Docker(t, "exec", "inner-client", "ip", option, "route", "add", "default", "via", gateway.String())
 	}
 	checkNoWayOut(t, s, "with a default route")
 }

@@ -49,7 +49,7 @@ func scan(ctx context.Context, args []string, r *testimage.Result) error {
 	dials.Wait()
 	var open []uint16
 	found.Range(func(port, _ any) bool {
-		open = append(open, port.(uint16)) //nolint:errcheck // stored above
+		open = append(open, port.(uint16))
 		return true
 	})
 	slices.Sort(open)
