@@ -139,9 +139,9 @@ func giveUp(ctx context.Context, cmd *exec.Cmd, reason error, log func() string)
 	}
 	waitErr := cmd.Wait()
 	if errors.Is(reason, errSilent) {
-		reason = fmt.Errorf("the daemon ended (%w)", waitErr)
+		reason = fmt.Errorf("the daemon ended (%w); see: portolan logs", waitErr)
 		if waitErr == nil {
-			reason = errors.New("the daemon ended before it was ready")
+			reason = errors.New("the daemon ended before it was ready; see: portolan logs")
 		}
 		if text := log(); text != "" {
 			reason = fmt.Errorf("%w; its last words:\n%s", reason, text)
