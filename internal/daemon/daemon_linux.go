@@ -98,8 +98,11 @@ func Run(ctx context.Context, o Options) (err error) {
 	defer control.Close(ctx)
 	err = d.serve(serveCtx)
 	d.setState(api.Stopping)
-	if cause := context.Cause(serveCtx); cause != nil && d.isReady() {
+	if cause := context.Cause(serveCtx); cause != nil {
 		err = nil // it ends because it was asked to
+		if !d.isReady() {
+			err = fmt.Errorf("stopped before the engine was ready: %w", cause)
+		}
 	}
 	if d.leaves(ctx, serveCtx) {
 		return err
