@@ -118,7 +118,7 @@ type systemDialer struct{ dialer net.Dialer }
 const dialTimeout = 130 * time.Second
 
 func newSystemDialer() *systemDialer {
-	d := &systemDialer{dialer: net.Dialer{Timeout: dialTimeout}}
+	d := &systemDialer{dialer: net.Dialer{Timeout: dialTimeout, Control: tuneLoopback}}
 	d.dialer.SetMultipathTCP(false) // splice knows plain TCP only
 	return d
 }

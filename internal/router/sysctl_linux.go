@@ -42,6 +42,10 @@ func namespaceSysctls() []sysctl {
 		// The SYN of a reused port would find the old connection in TIME_WAIT
 		// before it is routed, and ip_forward drops what has a socket.
 		{"ipv4/tcp_early_demux", "0"},
+		// The link is memory, nothing on it needs to be paced. A host with BBR
+		// would set a timer for each segment, at half the speed. reno is always
+		// there and free for everybody to use.
+		{"ipv4/tcp_congestion_control", "reno"},
 	}
 }
 
