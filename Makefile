@@ -3,6 +3,7 @@
 # Everything that is built goes to bin/, which git ignores:
 #   bin/portolan         the CLI, the daemon and the router helper
 #   bin/portolan-agent   what runs inside the machine
+#   bin/portolan-shim    what the engine runs there for each published port; C
 #   bin/engine/          dockerd, containerd, runc, docker and its plugins (see engine/Makefile)
 #   bin/tools/           golangci-lint, pinned by tools/go.mod
 
@@ -26,12 +27,17 @@ programs := $(notdir $(wildcard cmd/portolan cmd/portolan-agent cmd/portolan-dem
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-build: $(addprefix bin/,$(programs)) ## bin/portolan and bin/portolan-agent
+build: $(addprefix bin/,$(programs)) bin/portolan-shim ## bin/portolan, bin/portolan-agent and bin/portolan-shim
 
 # Go knows better than make what is out of date, so it is always asked.
 .PHONY: $(addprefix bin/,$(programs))
 $(addprefix bin/,$(programs)): bin/%:
 	@$(build) -o $@ ./cmd/$*
+
+# Tests build it elsewhere.
+%/portolan-shim: cmd/portolan-shim/main.c
+	@mkdir -p $(@D)
+	@$(CC) -std=c11 -Os -Wall -Wextra -static -s -o $@ $<
 
 engine: ## bin/engine: dockerd, containerd, runc (minutes the first time)
 	@$(MAKE) --no-print-directory -C engine engine
@@ -73,12 +79,16 @@ bench: build ## the benchmarks of docs/benchmarks.md
 install: build engine cli ## into PREFIX=/usr/local
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/portolan/engine/cli-plugins
 	install -m 755 bin/portolan $(DESTDIR)$(PREFIX)/bin/
-	install -m 755 bin/portolan-agent $(DESTDIR)$(PREFIX)/lib/portolan/
+	install -m 755 bin/portolan-agent bin/portolan-shim $(DESTDIR)$(PREFIX)/lib/portolan/
 	install -m 755 $(shell find bin/engine -maxdepth 1 -type f 2>/dev/null) $(DESTDIR)$(PREFIX)/lib/portolan/engine/
 	install -m 755 bin/engine/cli-plugins/* $(DESTDIR)$(PREFIX)/lib/portolan/engine/cli-plugins/
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/systemd/user
+	sed 's,/usr/local/,$(PREFIX)/,' dist/systemd/portolan.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/portolan.service
+	sed 's,/usr/local/,$(PREFIX)/,' dist/systemd/user/portolan.service > $(DESTDIR)$(PREFIX)/lib/systemd/user/portolan.service
 
 uninstall: ## what install put there
 	rm -rf $(DESTDIR)$(PREFIX)/bin/portolan $(DESTDIR)$(PREFIX)/lib/portolan
+	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/*/portolan.service
 
 clean: ## everything that was built here
 	rm -rf bin

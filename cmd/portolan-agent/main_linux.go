@@ -1,6 +1,5 @@
 // Command portolan-agent is Portolan inside the machine. It is not meant to be
-// typed: the router helper runs `init`, PID 1 runs `serve`, and the engine runs
-// it by the name docker-proxy, for each port that a container publishes.
+// typed: the router helper runs `init`, and PID 1 runs `serve`.
 package main
 
 import (
@@ -9,19 +8,14 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/portolan-net/portolan/internal/agent"
 	"github.com/portolan-net/portolan/internal/guest"
-	"github.com/portolan-net/portolan/internal/shim"
 )
 
 func main() {
-	if filepath.Base(os.Args[0]) == agent.ProxyName {
-		os.Exit(shim.Main(os.Args[1:], agent.ShimSocket))
-	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	if err := run(os.Args[1:], log); err != nil {
 		fmt.Fprintln(os.Stderr, "portolan-agent:", err)

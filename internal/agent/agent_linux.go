@@ -24,11 +24,9 @@ import (
 	"github.com/portolan-net/portolan/internal/spec"
 )
 
-// ProxyName is the name by which the engine runs this binary for a port.
-const ProxyName = "docker-proxy"
-
-// ShimSocket is where the shims find the agent.
-const ShimSocket = guest.AgentDir + "/shim.sock"
+// shimSocket is where the shims find the agent: beside the name by which the
+// engine runs them.
+const shimSocket = guest.AgentDir + "/shim.sock"
 
 // Run is the agent's life: it returns when ctx ends or a part of it fails; PID
 // 1 then starts it again, and the engine goes on meanwhile.
@@ -96,25 +94,30 @@ func newSupervisor(cfg spec.Machine, proxy string, told *report, log *slog.Logge
 
 // listenShims listens where shims find the agent, in place of an earlier one.
 func listenShims() (*net.UnixListener, error) {
-	if err := os.Remove(ShimSocket); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Remove(shimSocket); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: ShimSocket, Net: "unix"})
+	listener, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: shimSocket, Net: "unixpacket"})
 	if err != nil {
 		return nil, fmt.Errorf("listen to shims: %w", err)
 	}
 	return listener, nil
 }
 
-// linkProxy gives this binary the name that the engine runs.
+// linkProxy gives portolan-shim, which lies beside this binary, a place beside
+// the socket.
 func linkProxy() (string, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(guest.AgentDir, ProxyName)
+	shim := filepath.Join(filepath.Dir(self), "portolan-shim")
+	if _, err := os.Stat(shim); err != nil {
+		return "", fmt.Errorf("find portolan-shim beside portolan-agent: %w; type: make build", err)
+	}
+	path := filepath.Join(guest.AgentDir, "docker-proxy")
 	_ = os.Remove(path) // an earlier agent's, perhaps of another version
-	if err := os.Symlink(self, path); err != nil {
+	if err := os.Symlink(shim, path); err != nil {
 		return "", fmt.Errorf("link userland proxy: %w", err)
 	}
 	return path, nil

@@ -14,7 +14,7 @@ import (
 // Binaries are the programs under test.
 type Binaries struct {
 	Portolan string // cmd/portolan
-	Agent    string // cmd/portolan-agent, in the same directory
+	Agent    string // cmd/portolan-agent, in the same directory with portolan-shim
 	Engine   string // bin/engine of the repository: dockerd, containerd, runc, docker
 
 	// keep holds the pipe whose end lets the watchdog remove the programs.
@@ -28,7 +28,7 @@ const binDirVariable = "PORTOLAN_BIN"
 // test process.
 var buildOnce = sync.OnceValues(buildBinaries)
 
-// BuildBinaries builds portolan and portolan-agent, once for each test process,
+// BuildBinaries builds portolan, portolan-agent and portolan-shim, once for each test process,
 // or takes those of the directory that PORTOLAN_BIN names.
 func BuildBinaries(t testing.TB) Binaries {
 	t.Helper()
@@ -50,6 +50,9 @@ func buildBinaries() (Binaries, error) {
 		if dir, keep, err = goBuild(root, "portolan", "portolan-agent"); err != nil {
 			return Binaries{}, err
 		}
+		if _, err := BuildShim(dir); err != nil {
+			return Binaries{}, errors.Join(err, keep.stop())
+		}
 	}
 	b := Binaries{
 		keep:     keep,
@@ -63,6 +66,24 @@ func buildBinaries() (Binaries, error) {
 		}
 	}
 	return b, nil
+}
+
+// BuildShim builds cmd/portolan-shim into dir, or takes the one of PORTOLAN_BIN,
+// and returns its path.
+func BuildShim(dir string) (string, error) {
+	if built := os.Getenv(binDirVariable); built != "" {
+		return filepath.Join(built, "portolan-shim"), nil
+	}
+	root, err := repositoryRoot()
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "portolan-shim")
+	cmd := exec.CommandContext(context.Background(), "make", "--no-print-directory", "-C", root, path)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("make %s: %w\n%s", path, err, out)
+	}
+	return path, nil
 }
 
 // goBuild builds commands of cmd/ into a directory that the watchdog removes

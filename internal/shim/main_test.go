@@ -6,7 +6,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -25,6 +27,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/portolan-net/portolan/internal/datapath"
+	"github.com/portolan-net/portolan/internal/lab"
 	"github.com/portolan-net/portolan/internal/portolan"
 	"github.com/portolan-net/portolan/internal/relay"
 )
@@ -32,14 +35,25 @@ import (
 // limit is a deadline that only a hang reaches.
 const limit = 15 * time.Second
 
-// shimSocket makes the test binary a shim, as dockerd would start it.
-const shimSocket = "PORTOLAN_TEST_SHIM_SOCKET"
+// startLimit is the shim's START_LIMIT.
+const startLimit = 12 * time.Second
+
+// program is cmd/portolan-shim, built by TestMain.
+var program string
 
 func TestMain(m *testing.M) {
-	if socket := os.Getenv(shimSocket); socket != "" {
-		os.Exit(Main(os.Args[1:], socket))
+	dir, err := os.MkdirTemp("", "portolan-shim")
+	if err == nil {
+		program, err = lab.BuildShim(dir)
 	}
-	goleak.VerifyTestMain(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		_ = os.RemoveAll(dir)
+		os.Exit(code)
+	}))
 }
 
 func logger(t *testing.T) *slog.Logger {
@@ -127,7 +141,7 @@ type agent struct {
 // startAgent serves shims on socket, and keeps d in sync.
 func startAgent(t *testing.T, socket string, d Daemon) agent {
 	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "unix", socket)
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "unixpacket", socket)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -182,8 +196,7 @@ func startShim(t *testing.T, agentSocket string, b portolan.Binding, socket *os.
 		"-container-ip", b.Container.Addr().String(), "-container-port", strconv.Itoa(int(b.Container.Port())),
 	}, flags...)
 	var stderr bytes.Buffer
-	cmd := exec.Command(os.Args[0], args...) // it ends by a signal, as under dockerd
-	cmd.Env = append(os.Environ(), shimSocket+"="+agentSocket)
+	cmd := exec.Command(beside(t, agentSocket), args...) // it ends by a signal, as under dockerd
 	cmd.ExtraFiles = []*os.File{w}
 	cmd.Stderr = &stderr
 	if socket != nil {
@@ -211,6 +224,16 @@ func startShim(t *testing.T, agentSocket string, b portolan.Binding, socket *os.
 	}
 	p.status = string(text)
 	return p
+}
+
+// beside gives the program the name by which it finds the agent's socket.
+func beside(t *testing.T, agentSocket string) string {
+	t.Helper()
+	name := filepath.Join(filepath.Dir(agentSocket), "docker-proxy")
+	if err := os.Symlink(program, name); err != nil && !errors.Is(err, fs.ErrExist) {
+		t.Fatal(err)
+	}
+	return name
 }
 
 // published is startShim for a shim that must succeed.

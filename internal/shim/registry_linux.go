@@ -62,8 +62,8 @@ type record struct {
 
 const (
 	helloLimit   = 5 * time.Second        // for the first message
-	publishLimit = 5 * time.Second        // within the shim's startLimit
-	tellLimit    = 3 * time.Second        // within the shim's stopLimit
+	publishLimit = 5 * time.Second        // within the shim's START_LIMIT
+	tellLimit    = 3 * time.Second        // within the shim's STOP_LIMIT
 	renewPause   = 5 * time.Second        // until the next attempt to renew
 	acceptPause  = 100 * time.Millisecond // while descriptors are short
 )
@@ -112,9 +112,8 @@ func (r *Registry) serve(ctx context.Context, conn *net.UnixConn) {
 		r.cfg.Log.Warn("shim socket refuses a peer", "error", err)
 		return
 	}
-	var hello request
 	_ = conn.SetReadDeadline(time.Now().Add(helloLimit))
-	file, err := receive(conn, &hello)
+	hello, file, err := receive(conn)
 	if err != nil {
 		if !errors.Is(err, io.EOF) {
 			r.cfg.Log.Warn("shim is not understood", "error", err)
@@ -125,42 +124,42 @@ func (r *Registry) serve(ctx context.Context, conn *net.UnixConn) {
 		defer func() { _ = file.Close() }()
 	}
 	_ = conn.SetReadDeadline(time.Time{})
-	switch err := checkRequest(hello); {
+	b, err := hello.binding()
+	switch {
 	case err != nil:
-		_ = send(conn, answer{Error: err.Error()}, -1)
-	case hello.Verb == verbUnpublish:
-		r.end(ctx, r.add(hello.Binding), verbUnpublish)
-		_ = send(conn, answer{}, -1)
+		answer(conn, err)
+	case hello.verb == verbUnpublish:
+		r.end(ctx, r.add(b), verbUnpublish)
+		answer(conn, nil)
 	default:
-		r.hold(ctx, conn, hello, file)
+		r.hold(ctx, conn, hello.verb, b, file)
 	}
 }
 
 // hold publishes a binding and keeps it as long as its shim stays.
-func (r *Registry) hold(ctx context.Context, conn *net.UnixConn, hello request, file *os.File) {
-	rec := r.add(hello.Binding)
-	local, err := serveLocal(ctx, file, hello.Binding, r.cfg)
-	if err == nil && hello.Verb == verbPublish {
+func (r *Registry) hold(ctx context.Context, conn *net.UnixConn, how verb, b portolan.Binding, file *os.File) {
+	rec := r.add(b)
+	local, err := serveLocal(ctx, file, b, r.cfg)
+	if err == nil && how == verbPublish {
 		if err = r.publish(ctx, rec); err != nil {
 			local.close()
 		}
 	}
 	if err != nil {
 		r.forget(rec)
-		_ = send(conn, answer{Error: err.Error()}, -1)
+		answer(conn, err)
 		return
 	}
 	r.wakeSync()
-	_ = send(conn, answer{}, -1) // a shim that has gone shows below
-	var next request
-	_, err = receive(conn, &next)
+	answer(conn, nil)
+	asked := unpublishes(conn)
 	local.close()
 	switch {
 	case ctx.Err() != nil: // the agent goes, the shim stays
 		r.forget(rec)
-	case err == nil && next.Verb == verbUnpublish:
+	case asked:
 		r.end(ctx, rec, verbUnpublish)
-		_ = send(conn, answer{}, -1)
+		answer(conn, nil)
 	default:
 		r.end(ctx, rec, "")
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -93,6 +92,9 @@ func wantExit(t *testing.T, p *process, code int) {
 }
 
 func TestFlagErrorsReachTheEngine(t *testing.T) {
+	checkDescriptors(t)
+	socket, d := socketPath(t), newDaemon()
+	startAgent(t, socket, d)
 	b := portolan.Binding{Proto: portolan.TCP, Host: netip.MustParseAddrPort("0.0.0.0:80"), Container: netip.MustParseAddrPort("172.17.0.2:80")}
 	for _, c := range []struct{ flags, want string }{
 		{"-proto sctp", "1\npublish 0.0.0.0:80/sctp: Portolan carries TCP and UDP only"},
@@ -100,7 +102,7 @@ func TestFlagErrorsReachTheEngine(t *testing.T) {
 		{"-host-ip here", "1\nread docker-proxy flags: "},
 		{"-unknown", "1\nread docker-proxy flags: "},
 	} {
-		p := startShim(t, filepath.Join(t.TempDir(), "none"), b, nil, strings.Fields(c.flags)...)
+		p := startShim(t, socket, b, nil, strings.Fields(c.flags)...)
 		if !strings.HasPrefix(p.status, c.want) {
 			t.Errorf("%s: status = %q, want %q", c.flags, p.status, c.want)
 		}

@@ -1,13 +1,12 @@
 package shim
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
+	"strings"
 	"syscall"
 
 	"github.com/portolan-net/portolan/internal/portolan"
@@ -22,90 +21,74 @@ const (
 	verbUnpublish verb = "unpublish"
 )
 
-// request is a shim's message. Binding is set in the first of a connection.
+// request is a shim's message.
 type request struct {
-	Verb    verb             `json:"verb"`
-	Binding portolan.Binding `json:"binding,omitzero"`
+	verb verb
+	args []string // the engine's
 }
 
-// checkRequest refuses a first message that means nothing.
-func checkRequest(r request) error {
-	if r.Verb != verbPublish && r.Verb != verbRenew && r.Verb != verbUnpublish {
-		return fmt.Errorf("ask portolan-agent to %q: not known", r.Verb)
+// binding is what the engine asks for.
+func (r request) binding() (portolan.Binding, error) {
+	if r.verb != verbPublish && r.verb != verbRenew && r.verb != verbUnpublish {
+		return portolan.Binding{}, fmt.Errorf("ask portolan-agent to %q: not known", r.verb)
 	}
-	if !r.Binding.Host.IsValid() || !r.Binding.Container.IsValid() {
-		return fmt.Errorf("ask portolan-agent to %s %s: want a host address and a container address", r.Verb, r.Binding)
-	}
-	return nil
+	return parse(r.args)
 }
 
-// answer is the agent's.
-type answer struct {
-	Error string `json:"error,omitempty"`
-}
+const (
+	// maxRequest bounds a message; docker-proxy's flags take some 200 bytes.
+	maxRequest = 1 << 10
+	// maxAnswer is what a shim reads.
+	maxAnswer = 8 << 10
+)
 
-// maxLine bounds a message; an error text is the longest.
-const maxLine = 8 << 10
-
-// send writes one message, with a copy of descriptor fd unless that is negative.
-func send(conn *net.UnixConn, message any, fd int) error {
-	line, err := json.Marshal(message)
+// answer sends what the shim passes on to the engine's status pipe.
+func answer(conn *net.UnixConn, err error) {
+	text := "0\n"
 	if err != nil {
-		return fmt.Errorf("encode message: %w", err)
+		text = "1\n" + err.Error()
 	}
-	var rights []byte
-	if fd >= 0 {
-		rights = syscall.UnixRights(fd)
-	}
-	if _, _, err := conn.WriteMsgUnix(append(line, '\n'), rights, nil); err != nil {
-		return fmt.Errorf("send message: %w", err)
-	}
-	return nil
+	_, _ = conn.Write([]byte(text[:min(len(text), maxAnswer)])) // a shim that has gone shows when read
 }
 
-// receive reads one message and the descriptor that came with it; the file is
-// nil without one, and on an error. io.EOF says that the other side has gone.
-func receive(conn *net.UnixConn, message any) (*os.File, error) {
-	line, oob := make([]byte, maxLine), make([]byte, syscall.CmsgSpace(4))
-	n, oobn, _, _, err := conn.ReadMsgUnix(line, oob)
-	if n == 0 || errors.Is(err, syscall.ECONNRESET) {
-		if err == nil || errors.Is(err, syscall.ECONNRESET) {
-			err = io.EOF
-		}
+// receive reads the first message of a connection and the descriptor that came
+// with it; the file is nil without one, and on an error. io.EOF says that the
+// other side has gone.
+func receive(conn *net.UnixConn) (request, *os.File, error) {
+	text, oob := make([]byte, maxRequest), make([]byte, syscall.CmsgSpace(4))
+	n, oobn, flags, _, err := conn.ReadMsgUnix(text, oob)
+	if err == nil && n == 0 || errors.Is(err, syscall.ECONNRESET) {
+		err = io.EOF
 	}
 	if err != nil {
-		return nil, err
+		return request{}, nil, err
 	}
 	file, err := attached(oob[:oobn])
-	if err != nil {
-		return nil, err
+	if err == nil && flags&(syscall.MSG_TRUNC|syscall.MSG_CTRUNC) != 0 {
+		err = fmt.Errorf("read message: longer than %d bytes, or with more than one descriptor", maxRequest)
 	}
-	if err := decode(conn, line, n, message); err != nil {
+	if err != nil {
 		if file != nil {
 			_ = file.Close()
 		}
-		return nil, err
+		return request{}, nil, err
 	}
-	return file, nil
+	return decode(string(text[:n])), file, nil
 }
 
-// decode reads on to the end of the line, of which n bytes have come, and
-// decodes it. Each side waits for the other's answer, so nothing follows a line.
-func decode(conn *net.UnixConn, line []byte, n int, message any) error {
-	for bytes.IndexByte(line[:n], '\n') < 0 {
-		if n == len(line) {
-			return fmt.Errorf("read message: longer than %d bytes", maxLine)
-		}
-		more, err := conn.Read(line[n:])
-		if err != nil {
-			return fmt.Errorf("read message: %w", err)
-		}
-		n += more
-	}
-	if err := json.Unmarshal(line[:n], message); err != nil {
-		return fmt.Errorf("read message: %w", err)
-	}
-	return nil
+// decode takes a message apart.
+func decode(text string) request {
+	words := strings.Split(text, "\x00")
+	return request{verb(words[0]), words[1:]}
+}
+
+// unpublishes waits for what ends a binding, and reports whether it is the
+// shim's wish; otherwise the shim has gone. It holds no buffer to speak of:
+// thousands wait here.
+func unpublishes(conn *net.UnixConn) bool {
+	var text [len(verbUnpublish)]byte
+	n, err := conn.Read(text[:]) // the engine's flags follow, and are known
+	return err == nil && verb(text[:n]) == verbUnpublish
 }
 
 // attached returns the one descriptor of a control message.
@@ -131,5 +114,6 @@ func attached(oob []byte) (*os.File, error) {
 		}
 		return nil, fmt.Errorf("read descriptor: %d came, want one", len(fds))
 	}
+	syscall.CloseOnExec(fds[0])
 	return os.NewFile(uintptr(fds[0]), "published socket"), nil
 }
