@@ -32,7 +32,8 @@ func (l *Lab) Baseline(dirs ...string) (*Baseline, error) {
 	for _, thing := range things {
 		b.had[thing] = true
 	}
-	return b, nil
+	// Of somebody else's tree too: it may lose its processes meanwhile.
+	return b, walkCgroups(func(path string, _ []string) { b.had[cgroupThing(path)] = true })
 }
 
 // Leftovers lists what is there now and was not then, sorted.
@@ -141,36 +142,43 @@ func (b *Baseline) cgroups() ([]string, error) {
 	}
 	var empty, all []string
 	foreign := map[string]bool{} // trees with a process of somebody else's
-	err := filepath.WalkDir(cgroupRoot, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return skipVanished(err)
-		}
-		if !d.IsDir() {
-			return nil
-		}
-		text, _ := os.ReadFile(filepath.Join(path, "cgroup.procs")) // vanished: no process
-		inside := strings.Fields(string(text))
+	err := walkCgroups(func(path string, inside []string) {
 		switch {
 		case len(inside) == 0:
 			empty = append(empty, path)
 		case slices.ContainsFunc(inside, func(pid string) bool { return ours[pid] }):
-			all = append(all, "cgroup "+path)
+			all = append(all, cgroupThing(path))
 		default:
 			for dir := path; dir != cgroupRoot; dir = filepath.Dir(dir) {
 				foreign[dir] = true
 			}
 		}
-		return nil
 	})
 	for _, path := range empty {
 		if !foreign[path] && !foreign[machineCgroup(path)] {
-			all = append(all, "cgroup "+path)
+			all = append(all, cgroupThing(path))
 		}
 	}
 	return all, err
 }
 
 const cgroupRoot = "/sys/fs/cgroup"
+
+func cgroupThing(path string) string { return "cgroup " + path }
+
+// walkCgroups calls visit for every cgroup with its own processes.
+func walkCgroups(visit func(path string, pids []string)) error {
+	return filepath.WalkDir(cgroupRoot, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return skipVanished(err)
+		}
+		if d.IsDir() {
+			text, _ := os.ReadFile(filepath.Join(path, "cgroup.procs")) // vanished: no process
+			visit(path, strings.Fields(string(text)))
+		}
+		return nil
+	})
+}
 
 // machineCgroup is the cgroup of the machine that path belongs to, path itself
 // where it belongs to none.
