@@ -10,6 +10,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -61,7 +62,7 @@ func run(args []string) error {
 }
 
 func serve(addr string) error {
-	ln, err := net.Listen("tcp", addr)
+	ln, err := new(net.ListenConfig).Listen(context.Background(), "tcp", addr)
 	if err != nil {
 		return err
 	}
@@ -120,7 +121,7 @@ func measure(duration, n string, worker func(until time.Time) ([]time.Duration, 
 }
 
 func requests(addr string, until time.Time) ([]time.Duration, error) {
-	conn, err := net.Dial("tcp", addr)
+	conn, err := dial(addr)
 	if err != nil {
 		return nil, err
 	}
@@ -151,7 +152,7 @@ func connects(addr string, until time.Time) ([]time.Duration, error) {
 }
 
 func connect(addr string) error {
-	conn, err := net.Dial("tcp", addr)
+	conn, err := dial(addr)
 	if err != nil {
 		return err
 	}
@@ -159,10 +160,14 @@ func connect(addr string) error {
 	if err := ask(conn, last); err != nil {
 		return err
 	}
-	if n, err := conn.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+	if n, err := conn.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
 		return fmt.Errorf("read the end: %d bytes, %v", n, err)
 	}
 	return nil
+}
+
+func dial(addr string) (net.Conn, error) {
+	return new(net.Dialer).DialContext(context.Background(), "tcp", addr)
 }
 
 func ask(conn net.Conn, kind byte) error {
