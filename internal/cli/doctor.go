@@ -32,7 +32,11 @@ func (g *global) doctorCommand() *cobra.Command {
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if kernel {
-				return writeJSON(g.Out, doctor.Kernel(), "")
+				findings, err := doctor.Kernel()
+				if err != nil {
+					return err
+				}
+				return writeJSON(g.Out, findings, "")
 			}
 			o.Profile = g.profile
 			o.Status = g.status

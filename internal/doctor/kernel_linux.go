@@ -48,12 +48,13 @@ func probes() []probe {
 // with which this program prints Kernel's findings as JSON.
 func kernelChecks(ctx context.Context, o Options) []Finding {
 	if os.Geteuid() == 0 || o.AsRoot == nil {
-		return Kernel()
+		return ownKernelChecks()
 	}
 	const name = "user namespace"
+	const fix = "type what it says; more is in docs/rootless.md"
 	text, err := o.AsRoot(ctx, "doctor", "--kernel")
 	if err != nil {
-		return []Finding{bad(Fail, name, err, "what it says; more in docs/rootless.md")}
+		return []Finding{bad(Fail, name, err, fix)}
 	}
 	var findings []Finding
 	if err := json.Unmarshal(text, &findings); err != nil {
@@ -62,26 +63,46 @@ func kernelChecks(ctx context.Context, o Options) []Finding {
 	return append([]Finding{ok(name, "with the user's subordinate ids")}, findings...)
 }
 
+func ownKernelChecks() []Finding {
+	findings, err := Kernel()
+	switch {
+	case errors.Is(err, unix.EPERM):
+		return []Finding{bad(Warn, "kernel", errors.New("features not checked: that needs root"), "sudo portolan doctor")}
+	case err != nil:
+		return []Finding{bad(Fail, "kernel namespaces", err, "use a kernel with network and mount namespaces; in a container: --privileged")}
+	}
+	return findings
+}
+
 // Kernel tries every feature on one thread in namespaces of its own, which end
-// with the thread.
-func Kernel() []Finding {
-	done := make(chan []Finding)
+// with the thread. An error means that there are no such namespaces.
+func Kernel() (findings []Finding, err error) {
+	onSpareThread(func() { findings, err = inScratch() })
+	return findings, err
+}
+
+// onSpareThread runs f on a thread that ends with it. The main thread can't end,
+// and /proc/self shows its namespaces, so there f goes to another one.
+func onSpareThread(f func()) {
+	done := make(chan struct{})
 	go func() {
+		defer close(done)
 		// Never unlocked: the runtime ends a thread whose goroutine ends so, and
 		// with it the namespaces.
 		runtime.LockOSThread()
-		done <- inScratch()
+		if unix.Gettid() == unix.Getpid() {
+			onSpareThread(f)
+			runtime.UnlockOSThread()
+			return
+		}
+		f()
 	}()
-	return <-done
+	<-done
 }
 
-func inScratch() []Finding {
-	const fix = "use a kernel with network and mount namespaces; in a container: --privileged"
+func inScratch() ([]Finding, error) {
 	if err := unshare(); err != nil {
-		if errors.Is(err, unix.EPERM) {
-			return []Finding{bad(Warn, "kernel", errors.New("features not checked: that needs root"), "sudo portolan doctor")}
-		}
-		return []Finding{bad(Fail, "kernel namespaces", err, fix)}
+		return nil, err
 	}
 	findings := []Finding{ok("kernel namespaces", "%s", release())}
 	for _, p := range probes() {
@@ -95,7 +116,7 @@ func inScratch() []Finding {
 			findings = append(findings, bad(Warn, "kernel "+p.name, fmt.Errorf("without it no %s: %w", p.need, err), p.fix))
 		}
 	}
-	return findings
+	return findings, nil
 }
 
 // unshare gives the thread network and mount namespaces from which nothing

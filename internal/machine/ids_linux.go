@@ -241,6 +241,9 @@ func RunMapped(ctx context.Context, args ...string) ([]byte, error) {
 	if cmd.Process != nil {
 		if waitErr := cmd.Wait(); waitErr != nil && err == nil {
 			err = fmt.Errorf("%s: %w: %s", strings.Join(args, " "), waitErr, strings.TrimSpace(said.String()))
+			if os.Geteuid() != 0 {
+				err = withNamespaceHint(err)
+			}
 		}
 	}
 	return out.Bytes(), err

@@ -29,19 +29,32 @@ func startNested(init *exec.Cmd, p profile.Profile) error {
 	if err := nestUserNamespace(init.SysProcAttr); err != nil {
 		return err
 	}
-	done := make(chan error)
+	// A child begins in the mount namespace of the thread that starts it.
+	var err error
+	onSpareThread(func() {
+		if err = hideSockets(p); err == nil {
+			err = init.Start()
+		}
+	})
+	return err
+}
+
+// onSpareThread runs f on a thread that ends with it, and with it the mount
+// namespace between. The main thread can't end, and /proc/self shows its
+// namespaces, so there f goes to another one.
+func onSpareThread(f func()) {
+	done := make(chan struct{})
 	go func() {
-		// Never unlocked: the thread ends with the goroutine, and with it the
-		// mount namespace between. A child begins in those of the thread that
-		// starts it.
-		runtime.LockOSThread()
-		if err := hideSockets(p); err != nil {
-			done <- err
+		defer close(done)
+		runtime.LockOSThread() // never unlocked: then the thread ends with its goroutine
+		if unix.Gettid() == unix.Getpid() {
+			onSpareThread(f)
+			runtime.UnlockOSThread()
 			return
 		}
-		done <- init.Start()
+		f()
 	}()
-	return <-done
+	<-done
 }
 
 // hideSockets gives the thread a mount namespace in which nothing of the
