@@ -1,0 +1,219 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/portolan-net/portolan/internal/api"
+	"github.com/portolan-net/portolan/internal/lab"
+	"github.com/portolan-net/portolan/internal/stage"
+	"github.com/portolan-net/portolan/internal/testimage"
+)
+
+// wellAgain is five times the 3 s within which everything works when the host
+// is well again.
+const wellAgain = 15 * time.Second
+
+// otherV4 is an address that the host gets in place of its own.
+const otherV4 = "192.0.2.11"
+
+// works waits until containers reach out by name, seen as the host's address,
+// and a published port answers the neighbour there.
+func works(t *testing.T, s *stage.Stage, host string) {
+	t.Helper()
+	start := time.Now()
+	var last string
+	defer func() {
+		if t.Failed() {
+			t.Log(last)
+		}
+	}()
+	stage.Eventually(t, wellAgain, "the container reaches out", func() bool {
+		last, _ = s.TryDocker(t, "exec", "web", "/bin/toolbox", "get", "http://web.internet.test/ip", "-timeout", "2s")
+		return strings.Contains(last, host+`\n`) || strings.Contains(last, lab.HostV6)
+	})
+	stage.Eventually(t, wellAgain-min(time.Since(start), wellAgain), "the port answers", func() bool {
+		conn, err := s.Lab.Neighbour.Dial(t.Context(), "tcp", hostPort(host, 8000))
+		if err != nil {
+			last = err.Error()
+			return false
+		}
+		defer conn.Close()
+		_ = conn.SetDeadline(time.Now().Add(time.Second))
+		fmt.Fprintf(conn, "GET / HTTP/1.0\r\n\r\n")
+		answer := make([]byte, 12)
+		n, err := conn.Read(answer)
+		last = fmt.Sprint(string(answer[:n]), err)
+		return string(answer[:n]) == "HTTP/1.0 200"
+	})
+	t.Logf("well %v later", time.Since(start).Round(time.Millisecond))
+}
+
+// cutOff waits until the container no longer reaches out.
+func cutOff(t *testing.T, s *stage.Stage) {
+	t.Helper()
+	got := s.Exec(t, "web", "get", "http://web.internet.test/ip", "-timeout", "2s")
+	if got.Outcome == testimage.OK {
+		t.Errorf("without a network the container reaches out: %+v", got)
+	}
+}
+
+// What the host goes through, containers go through as well, and no longer.
+func TestHostChanges(t *testing.T) {
+	s := stage.New(t)
+	set := func(t *testing.T, lines ...string) {
+		t.Helper()
+		s.Lab.Host.Run(t, "sh", "-ec", strings.Join(lines, "\n"))
+	}
+	addresses := []string{
+		"ip addr replace " + lab.HostV4 + "/24 dev lan0", "ip -6 addr replace " + lab.HostV6 + "/64 dev lan0 nodad",
+	}
+	routes := []string{
+		"ip route replace default via " + lab.GatewayV4, "ip -6 route replace default via " + lab.GatewayV6,
+	}
+	resolver := func(t *testing.T, text string) {
+		t.Helper()
+		if err := s.Lab.SetResolvConf(text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const nameservers = "nameserver " + lab.DNSV4 + "\n"
+	resolver(t, nameservers)
+
+	t.Run("up without a network", func(t *testing.T) {
+		set(t, "ip addr flush dev lan0", "ip link set lan0 down")
+		resolver(t, "")
+		s.Portolan(t, "up")
+		s.LoadImage(t)
+		s.Docker(t, "run", "-d", "--name", "web", "--restart", "always", "-p", "8000:80", testimage.Name, "web")
+		stage.Eventually(t, deadline, "the port answers on the host", func() bool {
+			_, err := stage.Fetch(t, s.Lab.Host, "127.0.0.1:8000", "/")
+			return err == nil
+		})
+		cutOff(t, s)
+		resolver(t, nameservers)
+		set(t, append(append([]string{"ip link set lan0 up"}, addresses...), routes...)...)
+		works(t, s, lab.HostV4)
+	})
+	t.Run("daemon stopped for ten seconds", func(t *testing.T) {
+		daemon := s.Status(t).Daemon.PID
+		s.Serve(t, "echo", []string{"-p", "7000:7"}, "echo-tcp")
+		conn := connect(t, s.Lab.Neighbour, hostPort(lab.HostV4, 7000))
+		echoes(t, conn)
+		stop(t, daemon)
+		time.Sleep(10 * time.Second) // it is what the test is about
+		if err := syscall.Kill(daemon, syscall.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
+		works(t, s, lab.HostV4)
+		echoes(t, conn)
+		if now := s.Status(t); now.Daemon.PID != daemon || now.State != api.Running {
+			t.Errorf("afterwards status says %+v", now)
+		}
+	})
+	t.Run("cable pulled", func(t *testing.T) {
+		if err := s.Lab.Link("host").Down(); err != nil {
+			t.Fatal(err)
+		}
+		cutOff(t, s)
+		if err := s.Lab.Link("host").Up(); err != nil {
+			t.Fatal(err)
+		}
+		works(t, s, lab.HostV4)
+	})
+	t.Run("another address", func(t *testing.T) {
+		set(t, append([]string{"ip addr flush dev lan0 scope global"}, "ip addr add "+otherV4+"/24 dev lan0", routes[0])...)
+		works(t, s, otherV4)
+		set(t, append(append([]string{"ip addr flush dev lan0 scope global"}, addresses...), routes...)...)
+		works(t, s, lab.HostV4)
+	})
+	t.Run("interface replaced", func(t *testing.T) {
+		set(t, append(append([]string{
+			"ip link set lan0 down", "ip link set lan0 name uplink7", "ip link set uplink7 up",
+			"ip link set uplink7 down", "ip link set uplink7 name lan0", "ip link set lan0 up",
+		}, addresses...), routes...)...)
+		works(t, s, lab.HostV4)
+	})
+	t.Run("default route and resolver gone and back", func(t *testing.T) {
+		set(t, "ip route del default", "ip -6 route del default")
+		resolver(t, "")
+		cutOff(t, s)
+		got := s.Exec(t, "web", "dial", "tcp", hostPort(lab.WebV4, 80))
+		if got.Outcome != testimage.NetUnreachable {
+			t.Errorf("without a route: %+v, want what the host sees", got)
+		}
+		set(t, routes...)
+		resolver(t, nameservers)
+		works(t, s, lab.HostV4)
+	})
+	t.Run("reboot", func(t *testing.T) {
+		was := s.Status(t)
+		for _, pid := range []int{keeper(t, s), was.Daemon.PID, was.Helper.PID, was.Machine.PID} {
+			kill(t, pid)
+		}
+		if err := os.RemoveAll(s.RunDir); err != nil {
+			t.Fatal(err)
+		}
+		s.Portolan(t, "up")
+		works(t, s, lab.HostV4)
+	})
+	t.Run("another version", func(t *testing.T) { anotherVersion(t, s) })
+}
+
+// anotherVersion lets a program of another version take over, and its own again.
+func anotherVersion(t *testing.T, s *stage.Stage) {
+	t.Helper()
+	const version = "v9.9.9-other"
+	dir := t.TempDir()
+	other := filepath.Join(dir, "portolan")
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	build := exec.CommandContext(ctx, "go", "build", "-o", other, "-ldflags", "-X main.version="+version, "../../cmd/portolan")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build another version: %v\n%s", err, out)
+	}
+	files, err := filepath.Glob(filepath.Join(filepath.Dir(s.Bin.Portolan), "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range files { // the agent, the engine and what else is beside it
+		if filepath.Base(path) != "portolan" {
+			if err := os.Symlink(path, filepath.Join(dir, filepath.Base(path))); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	running := func() string {
+		return s.Docker(t, "inspect", "-f", "{{.State.Pid}} {{.State.StartedAt}}", "web")
+	}
+	was, container := s.Status(t), running()
+	for _, program := range []string{other, s.Bin.Portolan} {
+		before := s.Status(t)
+		out, code := tryWith(t, s, nil, program, "up")
+		if code != 0 || !strings.Contains(out, "containers go on") {
+			t.Fatalf("up of %s: exit code %d\n%s", program, code, out)
+		}
+		works(t, s, lab.HostV4)
+		now := s.Status(t)
+		if now.Daemon.PID == before.Daemon.PID || now.Daemon.Version == before.Daemon.Version ||
+			now.Machine.PID != was.Machine.PID || now.Helper.PID != was.Helper.PID {
+			t.Errorf("before %+v, after up of the other version %+v", before, now)
+		}
+		if program == other && now.Daemon.Version != version {
+			t.Errorf("version %q runs, want %q", now.Daemon.Version, version)
+		}
+		if now := running(); now != container {
+			t.Errorf("the container was %s and is %s", container, now)
+		}
+		if runs(before.Daemon.PID) {
+			t.Errorf("the old daemon %d still runs", before.Daemon.PID)
+		}
+	}
+}
