@@ -21,7 +21,7 @@ build = CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '-s -w -X m
 # portolan-demo, the web server of `make run`, makes sense with the other two only.
 programs := $(notdir $(wildcard cmd/portolan cmd/portolan-agent cmd/portolan-demo))
 
-.PHONY: help build engine cli run test check fmt lint cross unit bench bench-quick install uninstall clean
+.PHONY: help build engine cli run test check fmt lint cross unit fuzz bench bench-quick install uninstall clean
 .DEFAULT_GOAL := build
 
 help: ## this list
@@ -72,6 +72,9 @@ cross: ## cmd/portolan builds for darwin and windows
 
 unit: ## unit tests with the race detector
 	@CGO_ENABLED=1 $(GO) test -buildvcs=false -race -short -timeout 3m ./cmd/... ./internal/...
+
+fuzz: ## every fuzz target for FUZZTIME=30s
+	@scripts/fuzz
 
 bench: ## the benchmarks of docs/benchmarks.md, as root (ten minutes)
 	@scripts/bench

@@ -40,7 +40,7 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 	link.Table = publish.New(publish.Config{
 		Link: d.spec.Link, Machine: path, Log: d.Log.With("part", "publish"),
 		Networks: link.networks, Holder: d.deputy.Holder,
-		Relay:    func(ctx context.Context, client, container datapath.Conn) { relay.TCP(ctx, client, container) },
+		Relay: func(ctx context.Context, client, container datapath.Conn) { relay.TCP(ctx, client, container) },
 	})
 	d.setPorts(link.Table)
 

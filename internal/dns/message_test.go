@@ -171,3 +171,26 @@ func FuzzTruncate(f *testing.F) {
 		}
 	})
 }
+
+// FuzzAnswers takes messages from upstream resolvers for answers to a query.
+func FuzzAnswers(f *testing.F) {
+	raw := ask("example.com", miekg.TypeA)
+	f.Add(mustPack(bigAnswer(2)))
+	f.Add(append([]byte{raw[0], raw[1], 0x81, 0x80}, raw[4:]...))
+	f.Add([]byte{raw[0], raw[1], 0x80, 1, 0, 0, 0, 0, 0, 0, 0, 0})
+	f.Fuzz(func(t *testing.T, answer []byte) {
+		q, err := parseQuery(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !answers(answer, raw, q) {
+			return
+		}
+		if answer[0] != raw[0] || answer[1] != raw[1] {
+			t.Errorf("% x is taken for an answer to % x", answer, raw)
+		}
+		if out := truncate(bytes.Clone(answer), minUDPSize); len(out) > minUDPSize {
+			t.Errorf("an answer of %d bytes", len(out))
+		}
+	})
+}

@@ -99,11 +99,20 @@ func version(ctx context.Context, dockerd string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("run %s --version: %w: %s", dockerd, err, strings.TrimSpace(string(out)))
 	}
-	match := versionPattern.FindSubmatch(out)
-	if match == nil {
+	found, ok := parseVersion(out)
+	if !ok {
 		return "", fmt.Errorf("run %s --version: no version in %q", dockerd, strings.TrimSpace(string(out)))
 	}
-	return strings.TrimPrefix(string(match[1]), "v"), nil
+	return found, nil
+}
+
+// parseVersion reads "Docker version 29.0.1, build 1234567".
+func parseVersion(out []byte) (string, bool) {
+	match := versionPattern.FindSubmatch(out)
+	if match == nil {
+		return "", false
+	}
+	return strings.TrimPrefix(string(match[1]), "v"), true
 }
 
 func majorOf(version string) int {

@@ -30,9 +30,9 @@ const socketFD = 3
 
 // request asks for one of two things.
 type request struct {
-	ID     uint64             `json:"id"` // returned with the answer
-	Holder *portolan.Binding  `json:"holder,omitempty"` // who holds the port that it wants
-	Resume *machine.Record    `json:"resume,omitempty"` // start a helper for this machine
+	ID     uint64            `json:"id"`               // returned with the answer
+	Holder *portolan.Binding `json:"holder,omitempty"` // who holds the port that it wants
+	Resume *machine.Record   `json:"resume,omitempty"` // start a helper for this machine
 }
 
 type answer struct {
