@@ -13,7 +13,7 @@ import (
 func layers() [][]string {
 	return [][]string{
 		{"internal/portolan", "internal/system", "internal/image", "internal/confine"},
-		{"internal/datapath", "internal/profile", "internal/api", "internal/lab", "internal/testimage"},
+		{"internal/datapath", "internal/profile", "internal/api", "internal/settings", "internal/lab", "internal/testimage"},
 		{"internal/relay", "internal/dns", "internal/router", "internal/spec", "internal/agentlink", "internal/publish/forward", "internal/client", "internal/dockercontext"},
 		{"internal/egress", "internal/publish", "internal/shim", "internal/engine"},
 		{"internal/machine", "internal/guest", "internal/doctor"},
@@ -48,6 +48,7 @@ func restrictions() []restriction {
 			[]string{"internal/machine", "internal/daemon", "cmd/portolan"},
 			"everybody else speaks to internal/datapath, so that a second datapath fits",
 		},
+		{module + "/internal/settings", []string{"internal/cli", "internal/daemon"}, "the daemon hands each part what it needs to know"},
 		{module + "/internal/lab", tests, "it is for tests"},
 		{module + "/internal/testimage", tests, "it is for tests"},
 		{module + "/internal/stage", tests, "it is for tests"},

@@ -24,15 +24,17 @@ var namePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,31}$`)
 
 // Profile names one machine and its directories, all absolute.
 type Profile struct {
-	Name     string
-	StateDir string // survives a restart of the host: images, volumes, logs
-	RunDir   string // sockets and pid files
+	Name      string
+	StateDir  string // survives a restart of the host: images, volumes, logs
+	RunDir    string // sockets and pid files
+	ConfigDir string // what the user chose
 }
 
 // Open returns the profile of that name ("" means Default) for the current
 // user. State is under /var/lib/portolan and /run/portolan for root, under the
-// XDG base directories for everybody else; PORTOLAN_STATE_DIR and
-// PORTOLAN_RUNTIME_DIR replace the two roots.
+// XDG base directories for everybody else. Settings are under XDG_CONFIG_HOME for
+// root too. PORTOLAN_STATE_DIR, PORTOLAN_RUNTIME_DIR and PORTOLAN_CONFIG_DIR
+// replace the three roots.
 func Open(name string) (Profile, error) {
 	if name == "" {
 		name = Default
@@ -48,7 +50,13 @@ func Open(name string) (Profile, error) {
 	if err != nil {
 		return Profile{}, err
 	}
-	p := Profile{Name: name, StateDir: filepath.Join(state, name), RunDir: filepath.Join(run, name)}
+	config, err := configRoot()
+	if err != nil {
+		return Profile{}, err
+	}
+	p := Profile{
+		Name: name, StateDir: filepath.Join(state, name), RunDir: filepath.Join(run, name), ConfigDir: filepath.Join(config, name),
+	}
 	if longest := p.EngineSocket(); len(longest) > maxSocketPath {
 		return Profile{}, fmt.Errorf("runtime directory %s: the socket path %s is longer than %d bytes; set PORTOLAN_RUNTIME_DIR to a shorter one", run, longest, maxSocketPath)
 	}
@@ -63,9 +71,27 @@ func root(override, system, xdg, home string) (string, error) {
 		return filepath.Abs(dir)
 	case os.Geteuid() == 0:
 		return filepath.Join(system, "portolan"), nil
-	case os.Getenv(xdg) != "":
-		dir = os.Getenv(xdg)
-	default:
+	}
+	return below(override, xdg, home)
+}
+
+// configRoot finds the directory that holds all profiles' settings.
+func configRoot() (string, error) {
+	const override = "PORTOLAN_CONFIG_DIR"
+	if dir := os.Getenv(override); dir != "" {
+		return filepath.Abs(dir)
+	}
+	if os.Geteuid() == 0 && os.Getenv("XDG_CONFIG_HOME") == "" && os.Getenv("HOME") == "" {
+		return "/root/.config/portolan", nil // a service manager sets no HOME
+	}
+	return below(override, "XDG_CONFIG_HOME", ".config")
+}
+
+// below finds Portolan's directory below an XDG base directory, whose place is
+// named by a variable or is in the home directory.
+func below(override, xdg, home string) (string, error) {
+	dir := os.Getenv(xdg)
+	if dir == "" {
 		base, err := os.UserHomeDir()
 		if err != nil {
 			return "", fmt.Errorf("find home directory: %w; set HOME or %s", err, override)
@@ -110,6 +136,9 @@ func (p Profile) AgentSocket() string { return filepath.Join(p.SharedDir(), "dae
 
 // DaemonLog, EngineLog and the others under LogDir are what `portolan logs` shows.
 func (p Profile) LogDir() string { return filepath.Join(p.StateDir, "log") }
+
+// SettingsFile holds what the user chose; it need not exist.
+func (p Profile) SettingsFile() string { return filepath.Join(p.ConfigDir, "settings.json") }
 
 // EngineDir holds the engine's data: images, containers, volumes.
 func (p Profile) EngineDir() string { return filepath.Join(p.StateDir, "engine") }
