@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"syscall"
 	"time"
 
 	"github.com/portolan-net/portolan/internal/api"
@@ -45,7 +46,7 @@ func Keep(ctx context.Context, c Command, progress io.WriteCloser, log *slog.Log
 		}
 		wasReady = wasReady || ready
 		if code == 0 || !wasReady || ctx.Err() != nil {
-			return max(code, 0)
+			return code
 		}
 		if ready && time.Since(began) > healthyLife {
 			delay = restartMin
@@ -59,8 +60,12 @@ func Keep(ctx context.Context, c Command, progress io.WriteCloser, log *slog.Log
 	}
 }
 
-// runOnce runs one daemon to its end. code is -1 for one that a signal ended,
-// and 1 for one that could not be started.
+// exitSignal and the signal's number is the code of a daemon that one ended: it
+// did not clean up, and whoever waits for the start must know.
+const exitSignal = 128
+
+// runOnce runs one daemon to its end. code is 1 for one that could not be
+// started.
 func runOnce(ctx context.Context, c Command, progress io.WriteCloser) (code int, ready bool, err error) {
 	steps, theirs, err := os.Pipe()
 	if err != nil {
@@ -88,6 +93,9 @@ func runOnce(ctx context.Context, c Command, progress io.WriteCloser) (code int,
 	defer stop()
 	ready = passOn(steps, progress)
 	err = cmd.Wait()
+	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		return exitSignal + int(status.Signal()), ready, err
+	}
 	if _, exited := errors.AsType[*exec.ExitError](err); exited {
 		err = nil // the code says it
 	}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -271,5 +272,19 @@ func TestLastWords(t *testing.T) {
 	}
 	if got := lastWords(long); len(got) > maxReason || !strings.HasPrefix(got, "a line\n") {
 		t.Errorf("lastWords of much is %d bytes and begins %.10q", len(got), got)
+	}
+}
+
+// A daemon that is killed before it was ready leaves a mess, and the keeper's
+// code says so.
+func TestKeeperTellsOfAKilledDaemon(t *testing.T) {
+	for mode, want := range map[string]int{"killed": exitSignal + int(syscall.SIGKILL), "exit": 0} {
+		_, progress, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := Keep(t.Context(), command(t, mode), progress, slog.New(slog.DiscardHandler)); got != want {
+			t.Errorf("a daemon that does %s first: Keep = %d, want %d", mode, got, want)
+		}
 	}
 }
