@@ -231,8 +231,14 @@ func TestFailedUp(t *testing.T) {
 		}, []string{"interrupt"}},
 		{"the daemon is killed", func(t *testing.T, _ *os.Process) {
 			t.Helper()
-			killDaemon(t, s)
-		}, []string{"signal: killed"}},
+			kill(t, s.Status(t).Daemon.PID)
+		}, []string{"killed", "portolan logs"}},
+		{"down meanwhile", func(t *testing.T, _ *os.Process) {
+			t.Helper()
+			if out, code := tryWith(t, s, nil, s.Bin.Portolan, "down"); code != 0 || !strings.Contains(out, "is stopped") {
+				t.Errorf("down: exit code %d: %s", code, out)
+			}
+		}, []string{"stopped before the engine was ready"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			out, code := endedUp(t, s, hanging, c.end)

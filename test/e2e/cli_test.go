@@ -156,18 +156,24 @@ func checkDamagedConfig(t *testing.T, s *stage.Stage) {
 	}
 }
 
-// What env prints makes a shell's docker use the machine, with and without a
-// docker of its own.
+// What env prints makes a shell's docker use the machine, with a docker of its
+// own and without; compose and buildx are there for both.
 func checkEnv(t *testing.T, s *stage.Stage) {
 	t.Helper()
+	own := filepath.Dir(copyOf(t, filepath.Join(s.Bin.Engine, "docker"))) // without plugins beside it
 	for name, path := range map[string]string{
-		"a docker on PATH": s.Bin.Engine + ":/usr/bin:/bin",
+		"a docker on PATH": own + ":/usr/bin:/bin",
 		"none":             "/usr/bin:/bin",
 	} {
-		script := `eval "$(` + s.Bin.Portolan + ` env)"; docker version --format '{{.Server.Version}}'`
+		script := `eval "$(` + s.Bin.Portolan + ` env)"; command -v docker; docker version --format 'engine {{.Server.Version}}'; docker compose version; docker buildx version`
 		out, code := tryWith(t, s, []string{"-u", "DOCKER_HOST", "PATH=" + path, "SHELL=/bin/sh"}, "sh", "-c", script)
-		if want := s.Status(t).Engine.Version; code != 0 || strings.TrimSpace(out) != want {
-			t.Errorf("%s: exit code %d: docker in the shell tells the engine %s, want %s", name, code, out, want)
+		for _, want := range []string{"engine " + s.Status(t).Engine.Version, "Docker Compose version", "github.com/docker/buildx"} {
+			if code != 0 || !strings.Contains(out, want) {
+				t.Errorf("%s: exit code %d: the shell lacks %q:\n%s", name, code, want, out)
+			}
+		}
+		if found := strings.HasPrefix(out, own+"/docker\n"); found != (name != "none") {
+			t.Errorf("%s: the shell's docker is %s", name, out)
 		}
 	}
 }
@@ -318,7 +324,7 @@ func checkProfiles(t *testing.T, s *stage.Stage) {
 		})
 	}
 	both.Wait()
-	down := sync.OnceFunc(func() { s.Portolan(t, "--profile", "two", "down") })
+	down := sync.OnceFunc(func() { downWithDamagedConfig(t, s, "two") })
 	t.Cleanup(down)
 	two := profileStatus(t, s, "two")
 	if two.State != api.Running || two.Daemon.PID == s.Status(t).Daemon.PID {
@@ -353,12 +359,33 @@ func checkProfiles(t *testing.T, s *stage.Stage) {
 	before.check(t)
 }
 
+// downWithDamagedConfig stops a profile while docker's configuration is no JSON:
+// the machine goes, the context once the file is mended.
+func downWithDamagedConfig(t *testing.T, s *stage.Stage, profile string) {
+	t.Helper()
+	path := filepath.Join(s.Lab.Dir, "docker", "config.json")
+	good, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, path, "{")
+	out, code := s.TryPortolan(t, "--profile", profile, "down")
+	write(t, path, string(good))
+	if code != 1 || !strings.Contains(out, "is stopped, but its docker context is left") || !strings.Contains(out, "mend the file") {
+		t.Errorf("down with a damaged docker configuration: exit code %d: %s", code, out)
+	}
+	if state := profileStatus(t, s, profile).State; state != api.Stopped {
+		t.Errorf("after down, %s is %s", profile, state)
+	}
+	s.Portolan(t, "--profile", profile, "down")
+}
+
 // The engine's socket in a container is the machine's own engine's.
 func checkOwnEngine(t *testing.T, s *stage.Stage) {
 	t.Helper()
 	got := s.Docker(t, "run", "--rm", "--name", "me", "-v", "/var/run/docker.sock:/var/run/docker.sock",
 		"-v", filepath.Join(s.Bin.Engine, "docker")+":/docker:ro", "--entrypoint", "/docker", testimage.Name,
-		"-H", "unix:///var/run/docker.sock", "ps", "--format", "{{.Names}}")
+		"-H", "unix:///var/run/docker.sock", "ps", "--all", "--format", "{{.Names}}") // "created" for a moment yet
 	if got != "me" {
 		t.Errorf("the container sees the containers %q, want itself", got)
 	}
@@ -467,8 +494,7 @@ func checkBuild(t *testing.T, s *stage.Stage) {
 	}
 }
 
-// compose is found by the docker that was built here and by the host's own, and
-// publishes.
+// Compose starts services that see each other, and publishes.
 func checkCompose(t *testing.T, s *stage.Stage) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "compose.yaml")
