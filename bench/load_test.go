@@ -23,13 +23,20 @@ type path struct {
 	probe  string // the client's probe
 	host   string // the server as the client sees it
 	ports  [2]string
+
+	carrier int // the process that carries the bytes, 0 when the kernel does
 }
 
-// goodput is the bits per second that the receiver got over one TCP flow, from
-// the client or, reversed, to it. A slow start does not count.
-func (p path) goodput(t testing.TB, d time.Duration, reverse bool) float64 {
+// flow is one run of iperf3.
+type flow struct {
+	gigabits float64 // per second, as the receiver got them
+	cpu      float64 // seconds for each gigabyte, of client, server and carrier
+}
+
+// bulk sends over one TCP flow from the client or, reversed, to it.
+func (p path) bulk(t testing.TB, d time.Duration, reverse bool) flow {
 	t.Helper()
-	args := []string{"-J", "-c", p.host, "-p", p.ports[0], "-t", fmt.Sprint(d.Seconds()), "-O", "1"}
+	args := []string{"-J", "-c", p.host, "-p", p.ports[0], "-t", fmt.Sprint(d.Seconds())}
 	if reverse {
 		args = append(args, "-R")
 	}
@@ -37,12 +44,30 @@ func (p path) goodput(t testing.TB, d time.Duration, reverse bool) float64 {
 		Error string
 		End   struct {
 			Received struct {
-				Bits float64 `json:"bits_per_second"`
+				Bytes, Seconds float64
 			} `json:"sum_received"`
+			CPU struct {
+				Client float64 `json:"host_total"`
+				Server float64 `json:"remote_total"`
+			} `json:"cpu_utilization_percent"`
 		}
 	}
+	before := p.carrierSeconds(t)
 	p.run(t, &report, p.iperf, args...)
-	return report.End.Received.Bits
+	carrier := p.carrierSeconds(t) - before
+	got, cpu := report.End.Received, report.End.CPU
+	return flow{
+		gigabits: got.Bytes * 8 / got.Seconds / 1e9,
+		cpu:      (carrier + (cpu.Client+cpu.Server)/100*got.Seconds) / (got.Bytes / 1e9),
+	}
+}
+
+func (p path) carrierSeconds(t testing.TB) float64 {
+	t.Helper()
+	if p.carrier == 0 {
+		return 0
+	}
+	return cpuSeconds(t, p.carrier)
 }
 
 // small is one measurement of the probe.

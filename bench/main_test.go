@@ -21,7 +21,7 @@ var quick = flag.Bool("quick", false, "fewer and shorter rounds")
 // effort says how much is measured.
 type effort struct {
 	rounds  int           // of throughput and small requests
-	bulk    time.Duration // of one iperf3 run, after one second of slow start
+	bulk    time.Duration // of one iperf3 run
 	small   time.Duration // of one run of the probe
 	runs    int           // docker run
 	ups     int           // portolan up
@@ -30,9 +30,9 @@ type effort struct {
 
 func chosen() effort {
 	if *quick {
-		return effort{3, time.Second, 500 * time.Millisecond, 10, 3, 10 * time.Second}
+		return effort{3, 2 * time.Second, 500 * time.Millisecond, 10, 3, 10 * time.Second}
 	}
-	return effort{5, 3 * time.Second, 2 * time.Second, 25, 5, 10 * time.Second}
+	return effort{5, 4 * time.Second, 2 * time.Second, 25, 5, 10 * time.Second}
 }
 
 // BenchmarkMachine runs once, whatever b.N is, and writes tables in Markdown to
@@ -131,13 +131,14 @@ func newPaths(b *testing.B, s *stage.Stage, probe string) []path {
 	iperf := mustFind(b, "iperf3")
 	client, server := newForwarding(b)
 	serve(b, server.command, "0.0.0.0", probe)
+	inSlirp, slirpPID := newSlirp(b, server)
 	paths := []path{
-		{loopback, server.command, iperf, probe, "127.0.0.1", usual},
-		{kernel, client.command, iperf, probe, serverAddress, usual},
-		{slirp, newSlirp(b, server), iperf, probe, slirpHost, usual},
+		{loopback, server.command, iperf, probe, "127.0.0.1", usual, 0},
+		{kernel, client.command, iperf, probe, serverAddress, usual, 0},
+		{slirp, inSlirp, iperf, probe, slirpHost, usual, slirpPID},
 	}
-	if inPasta := newPasta(b, server); inPasta != nil {
-		paths = append(paths, path{pasta, inPasta, iperf, probe, pastaHost, usual})
+	if inPasta, pastaPID := newPasta(b, server); inPasta != nil {
+		paths = append(paths, path{pasta, inPasta, iperf, probe, pastaHost, usual, pastaPID})
 	}
 
 	serve(b, s.Lab.Host.Command, "127.0.0.1", probe)
@@ -149,25 +150,32 @@ func newPaths(b *testing.B, s *stage.Stage, probe string) []path {
 	container := func(ctx context.Context, name string, args ...string) *exec.Cmd {
 		return s.Command(ctx, "docker", append([]string{"exec", "client", name}, args...)...)
 	}
-	host := fmt.Sprint(s.Status(b).Link.Host().V4)
+	status := s.Status(b)
+	host, daemon := fmt.Sprint(status.Link.Host().V4), status.Daemon.PID
 	return append(paths,
-		path{toHost, container, "/bin/iperf3", "/bin/probe", host, usual},
-		path{toLAN, container, "/bin/iperf3", "/bin/probe", lab.NeighbourV4, usual},
-		path{published, s.Lab.Host.Command, iperf, probe, "127.0.0.1", [2]string{"6201", "6202"}},
+		path{toHost, container, "/bin/iperf3", "/bin/probe", host, usual, daemon},
+		path{toLAN, container, "/bin/iperf3", "/bin/probe", lab.NeighbourV4, usual, daemon},
+		path{published, s.Lab.Host.Command, iperf, probe, "127.0.0.1", [2]string{"6201", "6202"}, daemon},
 	)
 }
 
 func measureThroughput(b *testing.B, paths []path, e effort, out io.Writer) {
-	there := newTable("One TCP flow, client to server", "Gbit/s")
-	back := newTable("One TCP flow, server to client (-R)", "Gbit/s")
-	for range e.rounds {
-		for _, p := range paths {
-			there.add(p.name, p.goodput(b, e.bulk, false)/1e9)
-			back.add(p.name, p.goodput(b, e.bulk, true)/1e9)
+	for _, direction := range []struct {
+		name    string
+		reverse bool
+	}{{"client to server", false}, {"server to client (-R)", true}} {
+		speed := newTable("One TCP flow, "+direction.name, "Gbit/s")
+		cost := newTable("CPU time of client, server and carrier, "+direction.name, "seconds for each GB")
+		for range e.rounds {
+			for _, p := range paths {
+				got := p.bulk(b, e.bulk, direction.reverse)
+				speed.add(p.name, got.gigabits)
+				cost.add(p.name, got.cpu)
+			}
 		}
+		speed.print(out, kernel, slirp)
+		cost.print(out, kernel, slirp)
 	}
-	there.print(out, kernel, slirp)
-	back.print(out, kernel, slirp)
 }
 
 func measureSmall(b *testing.B, paths []path, e effort, out io.Writer) {

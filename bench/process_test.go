@@ -18,6 +18,21 @@ func residentMiB(t testing.TB, pid int) float64 {
 	return kib / 1024
 }
 
+// cpuSeconds is what a process has used so far (utime and stime of
+// proc_pid_stat(5), in hundredths).
+func cpuSeconds(t testing.TB, pid int) float64 {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	check(t, err)
+	_, numbers, _ := strings.Cut(string(text), ") ") // the name may hold spaces
+	fields := strings.Fields(numbers)
+	var user, system float64
+	if _, err := fmt.Sscan(fields[11]+" "+fields[12], &user, &system); err != nil {
+		t.Fatalf("read CPU time of process %d: %v", pid, err)
+	}
+	return (user + system) / 100
+}
+
 // childOf is the first child of a process with that name.
 func childOf(t testing.TB, parent int, name string) int {
 	t.Helper()

@@ -11,29 +11,29 @@ import (
 )
 
 // newSlirp starts slirp4netns with host as its host and returns where its
-// clients run. They reach the host's loopback at slirpHost.
-func newSlirp(t testing.TB, host *space) commander {
+// clients run, and its pid. They reach the host's loopback at slirpHost.
+func newSlirp(t testing.TB, host *space) (client commander, carrier int) {
 	t.Helper()
 	pid, client := newUserSpace(t, host)
-	start(t, host.command(t.Context(), "slirp4netns", "--configure", fmt.Sprintf("--mtu=%d", largeMTU), fmt.Sprint(pid), "tap0"))
+	slirp := start(t, host.command(t.Context(), "slirp4netns", "--configure", fmt.Sprintf("--mtu=%d", largeMTU), fmt.Sprint(pid), "tap0"))
 	awaitRoute(t, pid, "tap0")
-	return client
+	return client, slirp.Process.Pid
 }
 
 const slirpHost = "10.0.2.2"
 
 // newPasta does the same with pasta, which shows the host's loopback at its
 // host's gateway's address. It is nil where pasta is not installed.
-func newPasta(t testing.TB, host *space) commander {
+func newPasta(t testing.TB, host *space) (client commander, carrier int) {
 	t.Helper()
 	if _, err := exec.LookPath("pasta"); err != nil {
-		return nil
+		return nil, 0
 	}
 	pid, client := newUserSpace(t, host)
-	start(t, host.command(t.Context(), "pasta", "--foreground", "--config-net", "--mtu", fmt.Sprint(largeMTU), "--runas", "0",
+	pasta := start(t, host.command(t.Context(), "pasta", "--foreground", "--config-net", "--mtu", fmt.Sprint(largeMTU), "--runas", "0",
 		"-t", "none", "-u", "none", "-T", "none", "-U", "none", fmt.Sprint(pid)))
 	awaitRoute(t, pid, "net2")
-	return client
+	return client, pasta.Process.Pid
 }
 
 const pastaHost = serverGateway
