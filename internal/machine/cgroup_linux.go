@@ -93,7 +93,7 @@ func (c cgroup) join(pid int) error {
 // a new one has none, and refuses processes (kernel, cgroup-v1/cpusets.rst).
 func prepareCpuset(root, path string) error {
 	dir := root
-	for _, name := range strings.Split(strings.Trim(path, "/"), "/") {
+	for name := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
 		parent := dir
 		dir = filepath.Join(dir, name)
 		for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -35,7 +36,28 @@ func TestRefusals(t *testing.T) {
 			nothing.Check(t)
 		})
 	}
+	t.Run("no XDG_RUNTIME_DIR", func(t *testing.T) { checkNoRuntimeDir(t, s) })
+}
+
+// checkNoRuntimeDir is a login without pam_systemd: the sockets are in the home
+// directory.
+func checkNoRuntimeDir(t *testing.T, s *stage.Stage) {
+	env := s.Env
+	defer func() { s.Env = env }()
+	s.Env = slices.DeleteFunc(slices.Clone(env), func(v string) bool {
+		return strings.HasPrefix(v, "XDG_RUNTIME_DIR=") || strings.HasPrefix(v, "DOCKER_HOST=")
+	})
+	// The words go to env(1).
+	s.Env = append([]string{"-u", "XDG_RUNTIME_DIR", "-u", "DOCKER_HOST"}, s.Env...)
 	s.Portolan(t, "up")
+	defer s.Portolan(t, "down")
+	socket := filepath.Join(s.User.HomeDir, ".local/run/portolan/default/docker.sock")
+	if got := s.Docker(t, "-H", "unix://"+socket, "version", "-f", "{{.Server.Os}}"); got != "linux" {
+		t.Errorf("the engine at %s says %q", socket, got)
+	}
+	if got := s.Docker(t, "--context", "portolan", "version", "-f", "{{.Server.Os}}"); got != "linux" {
+		t.Errorf("the context's engine says %q", got)
+	}
 }
 
 // upFails returns what `up` says.

@@ -353,6 +353,11 @@ func checkSwarm(t *testing.T, s *stage.Stage) {
 		t.Log(strings.TrimSpace(out))
 		return code == 0
 	})
+	out := s.Docker(t, "run", "--rm", "--privileged", "-v", "/:/host", "--entrypoint", "sh", testimage.Name, "-c",
+		"cd /host"+s.RunDir+" && ls; umount -l two; umount -l .; ls /host"+s.RunDir+"/two 2>&1 || true")
+	if !strings.HasPrefix(out, "default\n") || !strings.Contains(out, "No such file") {
+		t.Errorf("a container of the first machine sees the second one's sockets: %s", out)
+	}
 	if got := s.Toolbox(t, nil, "lookup", "server"); got.Outcome == testimage.OK {
 		t.Errorf("the first machine knows the second one's container: %+v", got)
 	}

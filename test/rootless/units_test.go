@@ -41,7 +41,7 @@ func TestUnits(t *testing.T) {
 					t.Errorf("systemd-analyze has nothing to say about %s", name)
 				}
 			}
-			for _, line := range strings.Split(unit, "\n") {
+			for line := range strings.SplitSeq(unit, "\n") {
 				if command, ok := strings.CutPrefix(line, "ExecSt"); ok {
 					_, command, _ = strings.Cut(command, "=")
 					words := append(strings.Fields(command), "--help")
