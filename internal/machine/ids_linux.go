@@ -25,6 +25,8 @@ import (
 //	                                            newuidmap and newgidmap set (subuid(5))
 //	PID 1           new namespaces              in a user namespace inside the helper's, with
 //	                                            the same ids: its root has no power over the router
+//	sockets         hidden in the machine       hidden before it too, so that its root can't uncover
+//	                                            them (nested_linux.go)
 //	control group   /portolan/PROFILE           none: containers have no resource limits
 //	dockerd         as it is                    --rootless
 //	down --purge    deletes files               deletes them as root of a user namespace: what
