@@ -116,6 +116,7 @@ func startInit(cfg spec.Machine) (init *exec.Cmd, release func() error, err erro
 	init.Stdout, init.Stderr = os.Stderr, os.Stderr
 	init.ExtraFiles = []*os.File{gate}
 	init.Dir = "/"
+	init.Env = environment(os.Environ())
 	init.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC,
 		Setsid:     true,
