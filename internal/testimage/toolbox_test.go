@@ -256,6 +256,18 @@ func TestScan(t *testing.T) {
 	}
 }
 
+func TestScanUDP(t *testing.T) {
+	udp := netip.MustParseAddrPort(serve(t, "echo-udp", "-addr", "127.0.0.9:0").addr)
+	r := expect(t, testimage.OK, "scan-udp", "127.0.0.9", "-fence", udp.String())
+	if !slices.Contains(r.Answers, strconv.Itoa(int(udp.Port()))) || r.Bytes != 65535 {
+		t.Errorf("an echo server on port %d: %+v", udp.Port(), r)
+	}
+	silent := serve(t, "echo-udp", "-addr", "127.0.0.9:0", "-mode", "silent").addr
+	if r := expect(t, testimage.Timeout, "scan-udp", "127.0.0.9", "-fence", silent, "-timeout", "300ms"); r.Bytes == 65535 {
+		t.Errorf("without an answer of the fence: %+v", r)
+	}
+}
+
 func TestIfaces(t *testing.T) {
 	for _, i := range expect(t, testimage.OK, "ifaces").Ifaces {
 		if i.Name == "lo" && i.Up && i.MTU > 0 && strings.Contains(strings.Join(i.Addresses, " "), "127.0.0.1/8") {

@@ -44,6 +44,7 @@ var commands = map[string]command{
 	"forge-udp":   {"-src IP -dst ADDR [-sport N] [-payload TEXT] [-count 1]: a datagram with a source of your choice", forgeUDP},
 	"forge-link":  {"-claim IP,IP,... [-iface eth0]: ARP, NDP, router advertisement and DHCP lies about addresses of others", forgeLink},
 	"scan":        {"IP [-first 1] [-last 65535] [-parallel 64] [-timeout 10s]: the TCP ports that do not refuse", scan},
+	"scan-udp":    {"IP -fence ADDR [-timeout 20s]: the UDP ports that answer; the fence is an echo server", scanUDP},
 	"del-link":    {"NAME [-behind eth0]: deletes an interface in the namespace of that one's peer", delLink},
 	"ifaces":      {": interfaces and addresses", ifaces},
 	"sleep":       {"DURATION: until then or SIGTERM", sleep},
