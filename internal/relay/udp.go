@@ -3,6 +3,7 @@ package relay
 import (
 	"container/list"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -19,7 +20,8 @@ import (
 // host port (RFC 4787, endpoint-independent mapping), so STUN and QUIC work. A
 // datagram from outside passes only when the source has sent to its address
 // before (RFC 4787, address-dependent filtering): a port that nobody published
-// stays closed to strangers.
+// stays closed to strangers. Since all that speak to the host's loopback know its
+// address, datagrams to loopback ports of other associations are refused.
 //
 //	state      begins                               ends after being idle for
 //	fresh      first datagram of the source         Idle
@@ -68,6 +70,7 @@ type UDP struct {
 
 	mu     sync.Mutex
 	table  map[udpKey]*association // guarded by mu; nil after Close
+	own    map[udpPort]struct{}    // guarded by mu; the ports of all in table
 	fresh  *list.List              // guarded by mu; *association, longest idle first
 	stream *list.List              // guarded by mu; the same
 }
@@ -76,6 +79,12 @@ type UDP struct {
 type udpKey struct {
 	source netip.AddrPort
 	six    bool // the far side's family; a source may use both for the host
+}
+
+// udpPort is the host's port of an association.
+type udpPort struct {
+	port uint16
+	six  bool
 }
 
 // association is one host socket.
@@ -112,6 +121,7 @@ func NewUDP(cfg UDPConfig) *UDP {
 		done:   make(chan struct{}),
 		filled: make(chan struct{}, 1),
 		table:  make(map[udpKey]*association),
+		own:    make(map[udpPort]struct{}),
 		fresh:  list.New(),
 		stream: list.New(),
 	}
@@ -176,6 +186,9 @@ func (u *UDP) obtain(source, peer netip.AddrPort) (*association, error) {
 	if u.table == nil {
 		return nil, net.ErrClosed
 	}
+	if _, own := u.own[udpPort{peer.Port(), key.six}]; own && peer.Addr().IsLoopback() {
+		return nil, fmt.Errorf("send to %s: a container's own socket: %w", peer, syscall.ECONNREFUSED)
+	}
 	a := u.table[key]
 	if a == nil {
 		var err error
@@ -204,6 +217,7 @@ func (u *UDP) addLocked(key udpKey) (*association, error) {
 	now := time.Now()
 	a := &association{key: key, conn: conn, began: now, last: now, in: u.fresh}
 	a.place = u.fresh.PushBack(a)
+	u.own[a.port()] = struct{}{}
 	if u.table[key] = a; len(u.table) == 1 {
 		select {
 		case u.filled <- struct{}{}:
@@ -265,7 +279,14 @@ func (u *UDP) oldestLocked() *association {
 func (u *UDP) endLocked(a *association) {
 	a.in.Remove(a.place)
 	delete(u.table, a.key)
+	delete(u.own, a.port())
 	a.end()
+}
+
+// port is the host's port of a.
+func (a *association) port() udpPort {
+	local, _ := a.conn.LocalAddr().(*net.UDPAddr) // what listenUDP returns
+	return udpPort{local.AddrPort().Port(), a.key.six}
 }
 
 // end makes the reader stop, which closes the socket. Closing it here could

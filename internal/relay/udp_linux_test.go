@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -167,6 +168,41 @@ func TestUDPStrangersStayOutside(t *testing.T) {
 
 // One socket speaks to a server and to ports that nobody serves, in turn. Each
 // refusal must find its datagram, and the server must not suffer.
+// Two sources that both speak to the host's loopback do not reach each other, or
+// themselves, through it.
+func TestUDPLoopbackLeadsToNoAssociation(t *testing.T) {
+	noLeaks(t)
+	tab := newTable(t, UDPConfig{Max: 2})
+	server := newEchoServer(t, "127.0.0.1")
+	var ports [2]uint16
+	for i := range ports {
+		tab.send(t, source(i+1), server.addr, []byte("known"))
+		next(t, tab.replies)
+		ports[i] = server.lastClient().Port()
+	}
+	for _, addr := range []string{"127.0.0.1", "127.0.0.3"} {
+		for _, port := range ports {
+			to := netip.AddrPortFrom(netip.MustParseAddr(addr), port)
+			if err := tab.Send(source(1), to, []byte("hairpin")); !errors.Is(err, syscall.ECONNREFUSED) {
+				t.Errorf("send to %s: %v, want it refused", to, err)
+			}
+		}
+	}
+	tab.send(t, source(1), server.addr, []byte("a friend's"))
+	if got := next(t, tab.replies); string(got.payload) != "a friend's" {
+		t.Errorf("%q passed from %s", got.payload, got.peer)
+	}
+	// A third source ends the second one's association: its port is free again.
+	tab.send(t, source(1), server.addr, []byte("in use"))
+	next(t, tab.replies)
+	tab.send(t, source(3), server.addr, []byte("new"))
+	next(t, tab.replies)
+	free := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), ports[1])
+	if err := tab.Send(source(1), free, []byte("x")); errors.Is(err, syscall.ECONNREFUSED) && strings.Contains(err.Error(), "own socket") {
+		t.Errorf("send to a port that was given back: %v", err)
+	}
+}
+
 func TestUDPRefusalsFindTheirDatagram(t *testing.T) {
 	for _, addr := range []string{"127.0.0.1", "::1"} {
 		t.Run(addr, func(t *testing.T) {
