@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -43,10 +44,11 @@ func newForwarder(dialer *net.Dialer, link portolan.Link) *forwarder {
 }
 
 // exchange runs one race. It calls deliver exactly once, with the id that the
-// client chose, and returns when every socket that it opened is closed.
-func (f *forwarder) exchange(ctx context.Context, q *query, resolver system.Resolver, how transport, deliver func([]byte, error)) {
+// client chose and the server that gave the answer, and returns when every socket
+// that it opened is closed.
+func (f *forwarder) exchange(ctx context.Context, q *query, resolver system.Resolver, how transport, deliver func([]byte, netip.AddrPort, error)) {
 	if q.qtype == miekg.TypeAXFR || q.qtype == miekg.TypeIXFR {
-		deliver(nil, errTransfer) // an answer of many messages, which stub resolvers do not ask for
+		deliver(nil, netip.AddrPort{}, errTransfer) // an answer of many messages, which stub resolvers do not ask for
 		return
 	}
 	if resolver.UseVC {
@@ -55,7 +57,7 @@ func (f *forwarder) exchange(ctx context.Context, q *query, resolver system.Reso
 	now := time.Now()
 	plan := f.servers[how].plan(now, resolver.Servers, resolver.Rotate)
 	if len(plan) == 0 {
-		deliver(nil, errNoServers)
+		deliver(nil, netip.AddrPort{}, errNoServers)
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
@@ -76,7 +78,7 @@ type heat struct {
 	q       *query
 	how     transport
 	began   time.Time
-	deliver func([]byte, error)
+	deliver func([]byte, netip.AddrPort, error)
 
 	outcomes chan outcome // has room for all
 	asked    []time.Time
@@ -146,7 +148,7 @@ func (h *heat) note(ctx context.Context, o outcome) {
 		server.fail(now, h.asked[o.index])
 	}
 	if winner != nil {
-		h.decide(winner, nil)
+		h.decide(o.index, winner, nil)
 	}
 }
 
@@ -166,14 +168,16 @@ func (h *heat) blame() (alive bool) {
 	return alive
 }
 
-// decide delivers, the first time.
-func (h *heat) decide(answer []byte, err error) {
+// decide delivers, the first time. An answer comes from the candidate index.
+func (h *heat) decide(index int, answer []byte, err error) {
 	if h.decided {
 		return
 	}
 	h.decided = true
+	var from netip.AddrPort
 	if answer != nil {
 		answer[0], answer[1] = h.q.raw[0], h.q.raw[1]
+		from = h.plan[index].addr
 	}
-	h.deliver(answer, err)
+	h.deliver(answer, from, err)
 }

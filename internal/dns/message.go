@@ -17,7 +17,12 @@ const (
 	recordRR   = 10 // type, class, TTL and length of a record
 
 	flagQR = 1 << 7 // in byte 2
-	flagTC = 1 << 1 // in byte 2
+	flagAA = 1 << 2
+	flagTC = 1 << 1
+	flagRD = 1 << 0
+	flagRA = 1 << 7 // in byte 3
+	flagAD = 1 << 5
+	flagCD = 1 << 4
 
 	// minUDPSize is what every client takes over UDP (RFC 1035 section 4.2.1).
 	minUDPSize = 512
@@ -47,6 +52,9 @@ type query struct {
 	edns    bool // it has an OPT record (RFC 6891)
 	version uint8
 	do      bool // DNSSEC OK
+	// plain: it has nothing else that an answer could depend on, no EDNS option
+	// and no record.
+	plain bool
 }
 
 // parseQuery reads as much of a message as is needed to route and answer it:
@@ -82,6 +90,7 @@ func parseQuery(raw []byte) (*query, error) {
 	if !q.findOPT() {
 		return nil, errMalformed
 	}
+	q.plain = q.isPlain()
 	return q, nil
 }
 
@@ -104,6 +113,23 @@ func (q *query) findOPT() bool {
 		at = rr.end
 	}
 	return true
+}
+
+// isPlain looks at what parseQuery has read.
+func (q *query) isPlain() bool {
+	if q.raw[2]&(flagAA|flagTC) != 0 || q.raw[3]&^(flagAD|flagCD) != 0 || count(q.raw, 1)+count(q.raw, 2) != 0 {
+		return false
+	}
+	end := q.questionEnd
+	if q.edns {
+		// The root as owner, then size, extended rcode, version, DO and no other
+		// flag, and no option (RFC 6891 section 6.1).
+		end += 1 + recordRR
+		if len(q.raw) != end || q.version != 0 || q.raw[end-6] != 0 || q.raw[end-4]&0x7f != 0 || q.raw[end-3] != 0 {
+			return false
+		}
+	}
+	return len(q.raw) == end
 }
 
 // count reads one of the header's four counts.

@@ -146,13 +146,13 @@ func (r *race) over() bool {
 	return r.running == 0 && r.started == len(r.plan)
 }
 
-// verdict is the best that there is.
-func (r *race) verdict() ([]byte, error) {
+// verdict is the best that there is, and whose it is.
+func (r *race) verdict() (index int, answer []byte, err error) {
 	if r.best != nil {
-		return r.best, nil
+		return r.bestIndex, r.best, nil
 	}
 	if r.err != nil && r.running == 0 {
-		return nil, r.err
+		return 0, nil, r.err
 	}
-	return nil, errSilence
+	return 0, nil, errSilence
 }

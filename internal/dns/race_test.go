@@ -81,7 +81,7 @@ func play(t *testing.T, r *race, step string, messages map[string][]byte) string
 	case winner != nil:
 		return nameOf(winner)
 	case r.over():
-		answer, err := r.verdict()
+		_, answer, err := r.verdict()
 		if err != nil {
 			return "err"
 		}
@@ -98,7 +98,7 @@ func play(t *testing.T, r *race, step string, messages map[string][]byte) string
 func TestVerdictOfSilence(t *testing.T) {
 	r := newRace(make([]candidate, 1))
 	r.start()
-	if answer, err := r.verdict(); answer != nil || err != errSilence {
+	if _, answer, err := r.verdict(); answer != nil || err != errSilence {
 		t.Errorf("verdict = % x, %v", answer, err)
 	}
 }

@@ -24,7 +24,7 @@ func rejection(raw []byte, err error) []byte {
 	answer := make([]byte, headerSize)
 	copy(answer, raw[:4])
 	answer[2] = flagQR | raw[2]&0x79 // opcode and RD
-	answer[3] = 0x80 | rcode         // RA
+	answer[3] = flagRA | rcode
 	return answer
 }
 
@@ -33,9 +33,9 @@ func reply(q *query, rcode int) *miekg.Msg {
 	m := new(miekg.Msg)
 	m.Id = uint16(q.raw[0])<<8 | uint16(q.raw[1])
 	m.Response = true
-	m.RecursionDesired = q.raw[2]&1 != 0
+	m.RecursionDesired = q.raw[2]&flagRD != 0
 	m.RecursionAvailable = true
-	m.CheckingDisabled = q.raw[3]&0x10 != 0
+	m.CheckingDisabled = q.raw[3]&flagCD != 0
 	m.Rcode = rcode
 	m.Compress = true
 	m.Question = []miekg.Question{{Name: q.asked, Qtype: q.qtype, Qclass: q.class}}
@@ -74,7 +74,7 @@ func pack(m *miekg.Msg, q *query) []byte {
 	}
 	out := append([]byte(nil), q.raw[:q.questionEnd]...)
 	out[2] |= flagQR
-	out[3] = 0x80 | miekg.RcodeServerFailure
+	out[3] = flagRA | miekg.RcodeServerFailure
 	setCount(out, 1, 0)
 	setCount(out, 2, 0)
 	setCount(out, 3, 0)

@@ -14,7 +14,7 @@
 //
 //	parseQuery  malformed: FORMERR or silence; opcodes other than QUERY: NOTIMP
 //	local       docker.internal names, localhost, the hosts file, and their PTR
-//	(issue 7)   the place of the A/AAAA filter and the cache: Server.respond
+//	cache       what the host's resolvers said a while ago (cache.go)
 //	forwarder   a race between the host's resolvers (race.go)
 //
 // The datapath calls HandleUDP, which only copies and queues; Run starts one
@@ -28,6 +28,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/portolan-net/portolan/internal/portolan"
 	"github.com/portolan-net/portolan/internal/system"
@@ -60,6 +61,7 @@ type Server struct {
 	log     *slog.Logger
 	source  system.NameSource
 	local   local
+	cache   *cache
 	forward *forwarder
 	queue   chan datagram
 	clients *limiter // of UDP queries
@@ -85,6 +87,7 @@ func New(cfg Config) *Server {
 		log:     cfg.Log,
 		source:  cfg.Source,
 		local:   local{link: cfg.Link, ipv6: cfg.IPv6},
+		cache:   newCache(),
 		forward: newForwarder(cfg.Dialer, cfg.Link),
 		queue:   make(chan datagram, maxQueued),
 		clients: newLimiter(maxQueries+maxQueued, maxQueriesPerClient),
@@ -156,10 +159,16 @@ func (s *Server) respond(ctx context.Context, raw []byte, how transport, deliver
 		deliver(fit(answer, q, how))
 		return
 	}
-	s.forward.exchange(ctx, q, names.Resolver, how, func(answer []byte, err error) {
+	if found, ok := s.cache.lookup(q, names, time.Now()); ok {
+		deliver(fit(found.answer, q, how))
+		return
+	}
+	s.forward.exchange(ctx, q, names.Resolver, how, func(answer []byte, from netip.AddrPort, err error) {
 		if err != nil {
 			s.log.Debug("query failed", "name", q.name, "type", q.qtype, "err", err)
 			answer = failure(q, err)
+		} else {
+			s.cache.store(q, names, answer, from, time.Now())
 		}
 		deliver(fit(answer, q, how))
 	})
