@@ -3,11 +3,16 @@
 // client and the CLI use it; nothing of the datapath may import it.
 //
 //	GET  /v1/status   Status
+//	GET  /v1/ports    [Port, ...]
+//	POST /v1/ports    PortRequest: publishes on a running container, until it goes
+//	DELETE /v1/ports  PortRequest: ends that
 //	POST /v1/down     stops the machine, then the daemon; answers when the machine is gone
+//	POST /v1/settings reads the settings again and answers Applied; with ?restart=true the engine restarts where they need it
 //	POST /v1/release  stops the daemon; the machine goes on and the next daemon takes it over
 package api
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/portolan-net/portolan/internal/portolan"
@@ -25,7 +30,17 @@ type Status struct {
 	Machine    Process       `json:"machine"` // PID 1 of the machine, as the host counts
 	Engine     Engine        `json:"engine"`
 	Ports      []Port        `json:"ports"`
+	Mode       portolan.Mode `json:"mode"`
+	Pending    []string      `json:"pending,omitempty"`  // settings that do not count everywhere yet, and when they will
 	Problems   []string      `json:"problems,omitempty"` // each says what to do
+	// Goroutines are the daemon's, for who looks for a leak.
+	Goroutines int `json:"goroutines,omitempty"`
+}
+
+// Applied is what became of changed settings.
+type Applied struct {
+	Restarted bool     `json:"restarted"` // the engine, for them
+	Pending   []string `json:"pending,omitempty"`
 }
 
 // State of a profile as a whole.
@@ -61,8 +76,33 @@ type Engine struct {
 type Port struct {
 	portolan.Binding
 	Since time.Time `json:"since"`
-	// Error says why the host's listener does not stand, "" when it does.
+	// Name is the container's, "" when the engine has not told.
+	Name string `json:"name,omitempty"`
+	// Added says that `portolan ports add` published it, not the engine.
+	Added bool `json:"added,omitempty"`
+	Traffic
+	// Error says why the host's listener does not stand, or for what it waits;
+	// "" when it can be reached.
 	Error string `json:"error,omitempty"`
+}
+
+// Traffic is what a port has carried since it was published: TCP connections, or
+// clients of UDP, and payload bytes.
+type Traffic struct {
+	Connections int64 `json:"connections"`
+	Open        int64 `json:"open"`     // of the connections
+	Received    int64 `json:"received"` // from clients
+	Sent        int64 `json:"sent"`     // to clients
+}
+
+// PortRequest is the body of POST and DELETE /v1/ports: one port of a container
+// on one port of the host.
+type PortRequest struct {
+	Container string         `json:"container"`     // name or id
+	Proto     portolan.Proto `json:"proto"`         // tcp or udp
+	Host      netip.Addr     `json:"host,omitzero"` // none: all addresses
+	HostPort  uint16         `json:"hostPort"`
+	Port      uint16         `json:"port,omitempty"` // of the container; 0 in DELETE: whichever
 }
 
 // Step is one line of the progress that a starting daemon reports, as JSON

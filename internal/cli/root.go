@@ -33,6 +33,7 @@ Environment:
   PORTOLAN_PROFILE      the profile when --profile is not given
   PORTOLAN_STATE_DIR    where all profiles keep images, volumes and logs
   PORTOLAN_RUNTIME_DIR  where all profiles keep their sockets
+  PORTOLAN_CONFIG_DIR   where all profiles keep their settings
 
 Exit codes: 0 success, 1 failure, 2 wrong usage; 'run' passes on the command's.`
 
@@ -61,8 +62,8 @@ func (p *Program) root() *cobra.Command {
 	flags.StringVar(&g.name, "profile", "", "the `NAME` of the machine to work on; each has its own engine (default $PORTOLAN_PROFILE, or \"default\")")
 	flags.BoolVar(&g.json, "json", false, "print JSON for programs")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError{withFlagHint(cmd, err)} })
-	root.AddCommand(g.upCommand(), g.downCommand(), g.statusCommand(), g.envCommand(), g.logsCommand(),
-		g.runCommand(), g.doctorCommand(), g.versionCommand(), g.serveCommand(), g.routerHelperCommand(), g.deputyCommand())
+	root.AddCommand(g.upCommand(), g.downCommand(), g.statusCommand(), g.portsCommand(), g.envCommand(), g.logsCommand(),
+		g.runCommand(), g.settingsCommand(), g.doctorCommand(), g.versionCommand(), g.serveCommand(), g.routerHelperCommand(), g.deputyCommand())
 	return root
 }
 

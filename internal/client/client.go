@@ -4,6 +4,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -52,6 +53,25 @@ func (c *Client) Status(ctx context.Context) (api.Status, error) {
 	return status, nil
 }
 
+// Ports lists the published ports.
+func (c *Client) Ports(ctx context.Context) ([]api.Port, error) {
+	var ports []api.Port
+	if err := c.do(ctx, http.MethodGet, "/v1/ports", &ports); err != nil {
+		return nil, wrap("list ports", err)
+	}
+	return ports, nil
+}
+
+// AddPort publishes a port of a running container.
+func (c *Client) AddPort(ctx context.Context, r api.PortRequest) error {
+	return c.send(ctx, http.MethodPost, "/v1/ports", r, nil)
+}
+
+// RemovePort ends what AddPort published.
+func (c *Client) RemovePort(ctx context.Context, r api.PortRequest) error {
+	return c.send(ctx, http.MethodDelete, "/v1/ports", r, nil)
+}
+
 // Down stops the machine and then the daemon. It returns when the machine is
 // gone; the daemon's process may still be about to end.
 func (c *Client) Down(ctx context.Context) error {
@@ -59,6 +79,16 @@ func (c *Client) Down(ctx context.Context) error {
 		return wrap("stop the machine", err)
 	}
 	return nil
+}
+
+// ApplySettings makes the daemon read the settings again and, with restart,
+// restart the engine where they need it.
+func (c *Client) ApplySettings(ctx context.Context, restart bool) (api.Applied, error) {
+	var applied api.Applied
+	if err := c.do(ctx, http.MethodPost, fmt.Sprintf("/v1/settings?restart=%t", restart), &applied); err != nil {
+		return api.Applied{}, wrap("apply settings", err)
+	}
+	return applied, nil
 }
 
 // Release stops the daemon and leaves its machine to the next one.
@@ -77,10 +107,23 @@ func wrap(doing string, err error) error {
 	return fmt.Errorf("%s: %w", doing, err)
 }
 
-// do sends one request and decodes the answer's body into out unless that is
-// nil.
+// do is send without a body.
 func (c *Client) do(ctx context.Context, method, path string, out any) error {
-	req, err := http.NewRequestWithContext(ctx, method, "http://portolan"+path, nil)
+	return c.send(ctx, method, path, nil, out)
+}
+
+// send sends one request, with in as its body unless that is nil, and decodes the
+// answer's body into out unless that is nil.
+func (c *Client) send(ctx context.Context, method, path string, in, out any) error {
+	var body io.Reader
+	if in != nil {
+		text, err := json.Marshal(in)
+		if err != nil {
+			return fmt.Errorf("encode request: %w", err)
+		}
+		body = bytes.NewReader(text)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://portolan"+path, body)
 	if err != nil {
 		return err
 	}

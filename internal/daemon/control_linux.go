@@ -30,6 +30,7 @@ func (d *daemon) startControl() (*control, error) {
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusOK, d.status(r.Context()), d.Log)
 	})
+	d.servePorts(mux)
 	mux.HandleFunc("POST /v1/down", func(w http.ResponseWriter, r *http.Request) {
 		// The caller may go away; what was begun is finished.
 		if err := d.Down(context.WithoutCancel(r.Context())); err != nil {
@@ -44,7 +45,7 @@ func (d *daemon) startControl() (*control, error) {
 	})
 	c := &control{server: &http.Server{Handler: mux, ReadHeaderTimeout: time.Second}}
 	c.served.Go(func() {
-		if err := c.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := c.server.Serve(newSpareListener(listener)); !errors.Is(err, http.ErrServerClosed) {
 			d.Log.Error("serve control socket", "err", err)
 		}
 	})

@@ -59,6 +59,7 @@ type daemon struct {
 	engine api.Engine
 	state  api.State
 	ports  *publish.Table
+	added  *addedPorts
 }
 
 // Why the services end when somebody asked for it.

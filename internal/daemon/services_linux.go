@@ -11,7 +11,6 @@ import (
 
 	"github.com/portolan-net/portolan/internal/agentlink"
 	"github.com/portolan-net/portolan/internal/api"
-	"github.com/portolan-net/portolan/internal/datapath"
 	"github.com/portolan-net/portolan/internal/dns"
 	"github.com/portolan-net/portolan/internal/egress"
 	"github.com/portolan-net/portolan/internal/machine"
@@ -36,13 +35,15 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 	out := egress.New(egress.Config{
 		Link: d.spec.Link, DNS: resolver, Machine: path, Log: d.Log.With("part", "egress"),
 	})
+	containers := &containers{socket: d.Profile.EngineSocket()}
 	link := &agentSide{daemon: d, path: path}
 	link.Table = publish.New(publish.Config{
 		Link: d.spec.Link, Machine: path, Log: d.Log.With("part", "publish"),
 		Networks: link.networks, Holder: d.deputy.Holder,
-		Relay: func(ctx context.Context, client, container datapath.Conn) { relay.TCP(ctx, client, container) },
+		Relay: relay.TCP, Labels: containers.labels,
 	})
-	d.setPorts(link.Table)
+	added := newAddedPorts(link.Table, containers, d.Log.With("part", "ports"))
+	d.setPorts(link.Table, added)
 
 	group.Go(func() error { return names.Run(ctx) })
 	group.Go(func() error { return resolver.Run(ctx) })
@@ -65,6 +66,7 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 		return passThrough(ctx, users, d.Profile.EngineSocket(), d.Log.With("part", "engine-socket"))
 	})
 	group.Go(func() error { return d.watchMachine(ctx, path) })
+	group.Go(func() error { added.run(ctx); return nil })
 	return nil
 }
 

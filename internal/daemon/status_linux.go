@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 
@@ -30,6 +31,7 @@ func (d *daemon) status(ctx context.Context) api.Status {
 		Machine:    api.Process{PID: d.record.Init.PID, Since: d.record.Init.Since, Version: d.record.Version},
 		Engine:     d.engine,
 		Ports:      []api.Port{},
+		Goroutines: runtime.NumGoroutine(),
 	}
 	ports := d.ports
 	d.mu.Unlock()
@@ -45,7 +47,7 @@ func (d *daemon) status(ctx context.Context) api.Status {
 		}
 		s.Engine.Containers = count
 	}
-	s.Problems = append(s.Problems, problems(s)...)
+	s.Problems = append(append(s.Problems, problems(s)...), d.limits()...)
 	if s.State == api.Running && len(s.Problems) > 0 {
 		s.State = api.Degraded
 	}
@@ -66,10 +68,10 @@ func problems(s api.Status) []string {
 	return found
 }
 
-func (d *daemon) setPorts(table *publish.Table) {
+func (d *daemon) setPorts(table *publish.Table, added *addedPorts) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.ports = table
+	d.ports, d.added = table, added
 }
 
 // maxFailedStarts is how often dockerd or containerd may end before the engine

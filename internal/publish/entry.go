@@ -8,9 +8,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/portolan-net/portolan/internal/api"
 	"github.com/portolan-net/portolan/internal/datapath"
 	"github.com/portolan-net/portolan/internal/portolan"
 	"github.com/portolan-net/portolan/internal/publish/forward"
+	"github.com/portolan-net/portolan/internal/relay"
 )
 
 // entry is one binding of the table. Table.mu guards its fields, except where
@@ -22,8 +24,10 @@ type entry struct {
 	listener io.Closer // nil when the binding failed, or needs none
 	grace    *time.Timer
 	udp      *forward.UDP // nil for TCP
+	added    bool         // by Add: no engine speaks for it
 
 	container atomic.Pointer[netip.AddrPort] // read by the serving goroutines
+	proxy     atomic.Pointer[proxyChoice]    // nil until the first connection asks
 	conns     connSet                        // has its own lock
 }
 
@@ -51,6 +55,7 @@ func (e *entry) confirm(b portolan.Binding) {
 	}
 	e.binding, e.since = b, time.Now()
 	e.container.Store(&b.Container)
+	e.proxy.Store(nil)
 	if e.udp != nil {
 		e.udp.Reset()
 	}
@@ -68,25 +73,46 @@ func (e *entry) close() {
 	e.conns.hurry()
 }
 
-// connSet holds the container's side of an entry's TCP connections.
+// connSet holds an entry's TCP connections, the container's side of each with the
+// client's, and counts those that have ended.
 type connSet struct {
-	mu    sync.Mutex // guards conns
-	conns map[datapath.Conn]struct{}
+	mu    sync.Mutex // guards the two below
+	conns map[datapath.Conn]datapath.Conn
+	ended api.Traffic
 }
 
-func (s *connSet) add(c datapath.Conn) {
+func (s *connSet) add(container, client datapath.Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.conns == nil {
-		s.conns = map[datapath.Conn]struct{}{}
+		s.conns = map[datapath.Conn]datapath.Conn{}
 	}
-	s.conns[c] = struct{}{}
+	s.conns[container] = client
 }
 
-func (s *connSet) remove(c datapath.Conn) {
+func (s *connSet) remove(container datapath.Conn, stats relay.Stats) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.conns, c)
+	delete(s.conns, container)
+	s.ended.Connections++
+	s.ended.Received += stats.AToB
+	s.ended.Sent += stats.BToA
+}
+
+// traffic is what all connections have carried until now. What those that stand
+// have carried is known to the kernel alone.
+func (s *connSet) traffic() api.Traffic {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sum := s.ended
+	for _, client := range s.conns {
+		received, sent := carried(client)
+		sum.Connections++
+		sum.Open++
+		sum.Received += received
+		sum.Sent += sent
+	}
+	return sum
 }
 
 // hurry makes the kernel find out within seconds whether the containers of the

@@ -134,9 +134,14 @@ func (t *Table) source(client, container netip.Addr) netip.Addr {
 
 func (t *Table) relay(e *entry) forward.RelayFunc {
 	return func(ctx context.Context, client, container datapath.Conn) {
-		e.conns.add(container)
-		defer e.conns.remove(container)
-		t.cfg.Relay(ctx, client, container)
+		if err := t.introduce(ctx, e, client, container); err != nil {
+			t.cfg.Log.Debug("PROXY header is not sent", "binding", e.binding, "error", err)
+			abort(client)
+			return
+		}
+		e.conns.add(container, client)
+		stats := t.cfg.Relay(ctx, client, container)
+		e.conns.remove(container, stats)
 	}
 }
 

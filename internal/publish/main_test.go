@@ -76,7 +76,7 @@ func newTable(t *testing.T, tune func(*Config)) (*Table, *machine) {
 	cfg := Config{
 		Link: portolan.DefaultLink(), Machine: m, Grace: limit,
 		Log:   slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
-		Relay: func(ctx context.Context, a, b datapath.Conn) { relay.TCP(ctx, a, b) },
+		Relay: relay.TCP,
 	}
 	if tune != nil {
 		tune(&cfg)

@@ -34,7 +34,7 @@ import (
 	"github.com/portolan-net/portolan/internal/api"
 	"github.com/portolan-net/portolan/internal/datapath"
 	"github.com/portolan-net/portolan/internal/portolan"
-	"github.com/portolan-net/portolan/internal/publish/forward"
+	"github.com/portolan-net/portolan/internal/relay"
 )
 
 // DefaultGrace is how long the listener of a binding stands whose engine or
@@ -47,8 +47,11 @@ type Config struct {
 	Machine datapath.Machine
 	// Relay moves bytes between the client's and the container's connection
 	// until both directions have ended or ctx has.
-	Relay forward.RelayFunc
+	Relay func(ctx context.Context, client, container datapath.Conn) relay.Stats
 	Log   *slog.Logger
+	// Labels returns the labels of the container that has an address, nil when
+	// there is none. nil means that nobody knows labels.
+	Labels func(ctx context.Context, container netip.Addr) (map[string]string, error)
 	// Networks returns the engine's subnets and the addresses of the machine.
 	// A client inside one of them is shown as the host. nil means none.
 	Networks func() []netip.Prefix
@@ -174,6 +177,27 @@ func (t *Table) publish(ctx context.Context, b portolan.Binding) error {
 	return nil
 }
 
+// Add is Publish for a binding that no engine speaks for: only Unpublish ends it.
+func (t *Table) Add(ctx context.Context, b portolan.Binding) error {
+	t.mu.Lock()
+	e := t.entries[keyOf(b)]
+	theirs := e != nil && e.listener != nil && !e.added && !e.kept()
+	t.mu.Unlock()
+	if theirs { // the engine's, even if it is the same
+		return fmt.Errorf("%w%s", taken(b), t.holder(ctx, b))
+	}
+	if err := t.Publish(ctx, b); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e := t.entries[keyOf(b)]; e != nil && e.binding == b {
+		e.added = true
+		e.endGrace()
+	}
+	return nil
+}
+
 // Unpublish closes the listener of b. Established TCP connections go on; they
 // end early when the container has gone without a word. A binding that is not
 // there is no error.
@@ -219,7 +243,7 @@ func (t *Table) AgentHere() {
 
 // keepLocked starts the grace period of e, unless it runs already.
 func (t *Table) keepLocked(e *entry) {
-	if e.kept() || t.closed {
+	if e.kept() || e.added || t.closed {
 		return
 	}
 	var timer *time.Timer
@@ -243,9 +267,20 @@ func (t *Table) removeLocked(e *entry) {
 func (t *Table) List() []api.Port {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	here := t.cfg.HostAddrs()
 	ports := make([]api.Port, 0, len(t.entries))
 	for _, e := range t.entries {
-		ports = append(ports, api.Port{Binding: e.binding, Since: e.since, Error: e.problem})
+		port := api.Port{Binding: e.binding, Since: e.since, Error: e.problem, Added: e.added}
+		if e.udp != nil {
+			u := e.udp.Traffic()
+			port.Traffic = api.Traffic{Connections: u.Sessions, Open: u.Open, Received: u.Received, Sent: u.Sent}
+		} else {
+			port.Traffic = e.conns.traffic()
+		}
+		if port.Error == "" && vanished(e.binding.Host.Addr(), here) {
+			port.Error = fmt.Sprintf("%s is no address of the host now; the port comes back with it", e.binding.Host.Addr())
+		}
+		ports = append(ports, port)
 	}
 	slices.SortFunc(ports, func(a, b api.Port) int {
 		return cmp.Or(
@@ -254,6 +289,12 @@ func (t *Table) List() []api.Port {
 			a.Host.Addr().Compare(b.Host.Addr()))
 	})
 	return ports
+}
+
+// vanished reports whether a listener waits for its address: the kernel keeps it,
+// and connections come again with the address.
+func vanished(listener netip.Addr, host []netip.Addr) bool {
+	return !listener.IsUnspecified() && !listener.IsLoopback() && !slices.Contains(host, listener.WithZone(""))
 }
 
 // Close ends all listeners, sessions and connections and waits for them.

@@ -61,7 +61,7 @@ func startHost(t *testing.T, socket string) (h host, stop func()) {
 	}
 	h.Table = publish.New(publish.Config{
 		Link: portolan.DefaultLink(), Machine: loopback{}, Log: logger(t), Grace: limit,
-		Relay: func(ctx context.Context, a, b datapath.Conn) { relay.TCP(ctx, a, b) },
+		Relay: relay.TCP,
 	})
 	stop = background(t, func(ctx context.Context) {
 		if err := agentlink.Serve(ctx, l, h, logger(t)); err != nil {

@@ -144,6 +144,7 @@ func transient(err error) bool {
 // from the kernel's choice where that is no address to send from (broadcast, an
 // address that the host has lost).
 func (u *UDP) reply(s *session, payload []byte) {
+	u.sent.Add(int64(len(payload)))
 	_, _, err := u.Conn.WriteMsgUDPAddrPort(payload, s.oob, s.key.client)
 	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENETUNREACH) {
 		_, _, err = u.Conn.WriteMsgUDPAddrPort(payload, nil, s.key.client)

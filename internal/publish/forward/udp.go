@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/ipv4"
@@ -33,7 +34,9 @@ const (
 	// docker-proxy has the same (cmd/docker-proxy/udp_proxy_linux.go).
 	DefaultIdle = 90 * time.Second
 	// DefaultMaxSessions bounds the sockets of one binding.
-	DefaultMaxSessions = 4096
+	// Each has a descriptor; a usual hard limit is 20,000, and at the limit the
+	// oldest session goes too.
+	DefaultMaxSessions = 12_000
 
 	maxDatagram = 65535
 	queueLength = 16 // datagrams that wait for a dial
@@ -53,8 +56,11 @@ type UDP struct {
 
 	buffers sync.Pool // of *[]byte, maxDatagram long
 
-	mu       sync.Mutex // guards the two below, and each session's place in them
+	received, sent atomic.Int64 // bytes from and to clients
+
+	mu       sync.Mutex // guards the three below, and each session's place in them
 	sessions map[sessionKey]*session
+	opened   int64
 	order    *list.List // of *session, the client silent longest first
 }
 
@@ -182,6 +188,7 @@ func (u *UDP) deliver(ctx context.Context, running *sync.WaitGroup, key sessionK
 		s = u.addLocked(key, cancel)
 	}
 	u.mu.Unlock()
+	u.received.Add(int64(len(payload)))
 	s.touch()
 	s.send(payload)
 	if !known {
@@ -203,7 +210,18 @@ func (u *UDP) addLocked(key sessionKey, cancel context.CancelFunc) *session {
 	s := &session{key: key, oob: key.controlMessage(), cancel: cancel}
 	s.place = u.order.PushBack(s)
 	u.sessions[key] = s
+	u.opened++
 	return s
+}
+
+// Traffic is what a UDP has carried: sessions, those that stand, and bytes.
+type Traffic struct{ Sessions, Open, Received, Sent int64 }
+
+// Traffic counts since the socket was made.
+func (u *UDP) Traffic() Traffic {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return Traffic{u.opened, int64(len(u.sessions)), u.received.Load(), u.sent.Load()}
 }
 
 // Reset ends every session; the next datagram of a client dials anew. It is

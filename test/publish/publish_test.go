@@ -1,0 +1,430 @@
+// Package publish_test holds what published ports promise beyond the basic forms
+// of -p, which are in test/e2e and test/reference; docs/ports.md says what is
+// shown where.
+package publish_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/pires/go-proxyproto"
+
+	"github.com/portolan-net/portolan/internal/api"
+	"github.com/portolan-net/portolan/internal/lab"
+	"github.com/portolan-net/portolan/internal/portolan"
+	"github.com/portolan-net/portolan/internal/stage"
+	"github.com/portolan-net/portolan/internal/testimage"
+)
+
+var (
+	restarts = flag.Int("restarts", 5, "of the container with 20 ports; 200 takes minutes")
+	bindings = flag.Int("range", 200, "ports of the large range; 1000 takes a minute")
+)
+
+// limit is a deadline that only a hang reaches.
+const limit = 20 * time.Second
+
+func TestPublishing(t *testing.T) {
+	s := stage.Up(t)
+	for _, part := range []struct {
+		name  string
+		check func(*testing.T, *stage.Stage)
+	}{
+		{"ports are listed", checkList},
+		{"ports of a running container", checkAdd},
+		{"the PROXY protocol", checkProxy},
+		{"an address that comes back", checkAddress},
+		{"what can not be published", checkRefused},
+		{"datagrams of ten thousand clients", checkManyClients},
+		{"restarts with twenty ports", checkRestarts},
+		{"a large range", checkLargeRange},
+	} {
+		t.Run(part.name, func(t *testing.T) { part.check(t, s) })
+		if left := ports(t, s); len(left) != 0 {
+			t.Fatalf("%s: still published: %+v", part.name, left)
+		}
+	}
+}
+
+// ports is `portolan ports --json`.
+func ports(t *testing.T, s *stage.Stage) []api.Port {
+	t.Helper()
+	var list []api.Port
+	text := s.Portolan(t, "ports", "--json")
+	if err := json.Unmarshal([]byte(text), &list); err != nil {
+		t.Fatalf("portolan ports: %v\n%s", err, text)
+	}
+	return list
+}
+
+// at is the port on one address of the host, which must be there.
+func at(t *testing.T, s *stage.Stage, addr string) api.Port {
+	t.Helper()
+	for _, p := range ports(t, s) {
+		if p.Host.String() == addr {
+			return p
+		}
+	}
+	t.Fatalf("portolan ports does not list %s", addr)
+	return api.Port{}
+}
+
+func checkList(t *testing.T, s *stage.Stage) {
+	began := time.Now()
+	s.Serve(t, "web", []string{"-p", "127.0.0.1:8080:80"}, "web", "-name", "web")
+	s.Serve(t, "udp", []string{"-p", "127.0.0.1:7000:7/udp"}, "echo-udp")
+	if got, err := stage.Fetch(t, s.Lab.Host, "127.0.0.1:8080", "/bytes/100000"); err != nil || len(got) == 0 {
+		t.Fatalf("get: %v", err)
+	}
+	conn, err := s.Lab.Host.Dial(t.Context(), "tcp", "127.0.0.1:8080")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stage.Ask(t, s.Lab.Host, "127.0.0.1:7000", "12345"); err != nil {
+		t.Fatal(err)
+	}
+	var web api.Port
+	stage.Eventually(t, limit, "both connections are counted", func() bool {
+		web = at(t, s, "127.0.0.1:8080")
+		return web.Connections == 2 && web.Open == 1 && web.Sent > 100_000
+	})
+	if web.Name != "web" || web.Proto != portolan.TCP || web.Container.Port() != 80 || web.Added ||
+		web.Since.Before(began.Add(-time.Second)) || time.Since(web.Since) > time.Minute || web.Received == 0 || web.Sent > 110_000 {
+		t.Errorf("the web server's port: %+v", web)
+	}
+	conn.Close()
+	stage.Eventually(t, limit, "the connection ends", func() bool { return at(t, s, "127.0.0.1:8080").Open == 0 })
+	udp := at(t, s, "127.0.0.1:7000")
+	if udp.Name != "udp" || udp.Proto != portolan.UDP || udp.Traffic != (api.Traffic{Connections: 1, Open: 1, Received: 5, Sent: 5}) {
+		t.Errorf("the echo's port: %+v", udp)
+	}
+	table := s.Portolan(t, "ports")
+	for _, want := range []string{"ADDRESS", "127.0.0.1  8080  tcp", "web:80", "udp:7", "2 (0)", "5 B", "open"} {
+		if !strings.Contains(table, want) {
+			t.Errorf("portolan ports does not show %q:\n%s", want, table)
+		}
+	}
+}
+
+func checkAdd(t *testing.T, s *stage.Stage) {
+	s.Serve(t, "web", []string{"-p", "8085:80"}, "web", "-name", "web")
+	s.Docker(t, "run", "-d", "--name", "other", testimage.Name, "web", "-name", "other")
+	t.Cleanup(func() { s.TryDocker(t, "rm", "-f", "other") })
+	for _, c := range []struct {
+		args string
+		code int
+		want []string
+	}{
+		{"add nobody 8080:80", 1, []string{"no such container: nobody"}},
+		{"add other 8085:80", 1, []string{"0.0.0.0:8085/tcp", "address already in use", "container"}},
+		{"add other 192.0.2.99:8080:80", 1, []string{"no address of the host"}},
+		{"add other 8080", 2, []string{"HOSTPORT:CONTAINERPORT"}},
+		{"add other 8080:80/sctp", 2, []string{"only tcp and udp"}},
+		{"add other", 2, []string{"container and a port"}},
+		{"rm other 8080", 1, []string{"was not added"}},
+		{"rm web 8085", 1, []string{"was not added"}},
+	} {
+		out, code := s.TryPortolan(t, append([]string{"ports"}, strings.Fields(c.args)...)...)
+		if code != c.code {
+			t.Errorf("portolan ports %s: exit code %d, want %d", c.args, code, c.code)
+		}
+		for _, want := range c.want {
+			if !strings.Contains(out, want) {
+				t.Errorf("portolan ports %s: %q, want %q", c.args, out, want)
+			}
+		}
+	}
+	answers := func(want string, addrs ...string) {
+		t.Helper()
+		for _, addr := range addrs {
+			stage.Eventually(t, limit, want+" answers at "+addr, func() bool {
+				got, err := stage.Fetch(t, s.Lab.Host, addr, "/")
+				return err == nil && strings.Contains(got, `"name":"`+want+`"`)
+			})
+		}
+	}
+	s.Portolan(t, "ports", "add", "other", "8080:80")
+	s.Portolan(t, "ports", "add", "other", "8080:80") // again: as it is
+	s.Portolan(t, "ports", "add", "other", "127.0.0.1:8081:80")
+	answers("other", "127.0.0.1:8080", "[::1]:8080", lab.HostV4+":8080", "127.0.0.1:8081")
+	if got, err := stage.Fetch(t, s.Lab.Neighbour, lab.HostV4+":8080", "/ip"); err != nil || got != lab.NeighbourV4 {
+		t.Errorf("the container sees %q (%v), want the neighbour", got, err)
+	}
+	if p := at(t, s, "0.0.0.0:8080"); !p.Added || p.Name != "other" {
+		t.Errorf("the added port: %+v", p)
+	}
+	s.Portolan(t, "ports", "rm", "other", "127.0.0.1:8081")
+	refused(t, s, "127.0.0.1:8081")
+	// It follows the container, to another address as well.
+	s.Docker(t, "stop", "-t", "0", "other")
+	stage.Eventually(t, limit, "the port closes with the container", func() bool { return len(ports(t, s)) == 2 })
+	s.Serve(t, "between", nil, "web", "-name", "between") // takes the address
+	s.Docker(t, "start", "other")
+	answers("other", "127.0.0.1:8080", "[::1]:8080")
+	s.Docker(t, "rm", "-f", "other")
+	stage.Eventually(t, limit, "the port goes with the container", func() bool { return len(ports(t, s)) == 2 })
+	refused(t, s, "127.0.0.1:8080")
+	answers("web", "127.0.0.1:8085")
+}
+
+func refused(t *testing.T, s *stage.Stage, addr string) {
+	t.Helper()
+	conn, err := s.Lab.Host.Dial(t.Context(), "tcp", addr)
+	if err == nil {
+		conn.Close()
+	}
+	if !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("connect to %s: %v, want it refused", addr, err)
+	}
+}
+
+// checkProxy reads the header from a container that echoes all it gets.
+func checkProxy(t *testing.T, s *stage.Stage) {
+	s.Serve(t, "echo", []string{"--label", "portolan.publish.proxy-protocol=7", "-p", "7000:7"}, "echo-tcp")
+	s.Docker(t, "exec", "-d", "echo", "/bin/toolbox", "echo-tcp", "-addr", ":8")
+	s.Serve(t, "plain", []string{"-p", "7001:7"}, "echo-tcp")
+	for _, from := range []struct {
+		node *lab.Node
+		addr string
+	}{
+		{s.Lab.Neighbour, lab.HostV4 + ":7000"}, {s.Lab.Neighbour, "[" + lab.HostV6 + "]:7000"},
+		{s.Lab.Host, "127.0.0.1:7000"}, {s.Lab.Host, "[::1]:7000"},
+	} {
+		conn, err := from.node.Dial(t.Context(), "tcp", from.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		header := proxyproto.HeaderProxyFromAddrs(2, conn.LocalAddr(), conn.RemoteAddr())
+		want, err := header.Format()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := exchange(t, conn, "hello", len(want)+len("hello")); got != string(want)+"hello" {
+			t.Errorf("at %s: the container gets %q, want %q and hello", from.addr, got, want)
+		}
+	}
+	conn, err := s.Lab.Neighbour.Dial(t.Context(), "tcp", lab.HostV4+":7001")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := exchange(t, conn, "hello", len("hello")); got != "hello" {
+		t.Errorf("without the label the container gets %q", got)
+	}
+}
+
+// exchange sends a text and reads n bytes.
+func exchange(t *testing.T, conn net.Conn, text string, n int) string {
+	t.Helper()
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(limit)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Write([]byte(text)); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, 0, n)
+	for len(got) < n {
+		more := make([]byte, n-len(got))
+		read, err := conn.Read(more)
+		got = append(got, more[:read]...)
+		if err != nil {
+			t.Fatalf("read from %s: %v after %q", conn.RemoteAddr(), err, got)
+		}
+	}
+	return string(got)
+}
+
+// checkAddress takes an address from the host and gives it back.
+func checkAddress(t *testing.T, s *stage.Stage) {
+	const addr, prefix = "192.0.2.55", "192.0.2.55/24"
+	add := func() { s.Lab.Host.Run(t, "ip", "addr", "add", prefix, "dev", "lan0") }
+	remove := func() { s.Lab.Host.Run(t, "ip", "addr", "del", prefix, "dev", "lan0") }
+	add()
+	s.Serve(t, "web", []string{"-p", addr + ":8080:80", "-p", "8081:80"}, "web", "-name", "web")
+	answers := func(addrs ...string) {
+		t.Helper()
+		for _, a := range addrs {
+			if got, err := stage.Fetch(t, s.Lab.Neighbour, a, "/ip"); err != nil || got != lab.NeighbourV4 {
+				t.Errorf("at %s: %q (%v)", a, got, err)
+			}
+		}
+	}
+	answers(addr+":8080", addr+":8081", lab.HostV4+":8081")
+	remove()
+	answers(lab.HostV4 + ":8081")
+	stage.Eventually(t, limit, "portolan ports says that the port waits", func() bool {
+		return strings.Contains(at(t, s, addr+":8080").Error, "comes back with it")
+	})
+	if p := at(t, s, "0.0.0.0:8081"); p.Error != "" {
+		t.Errorf("the wildcard's port: %+v", p)
+	}
+	add()
+	t.Cleanup(func() {
+		if out, err := s.Lab.Host.Command(context.WithoutCancel(t.Context()), "ip", "addr", "del", prefix, "dev", "lan0").CombinedOutput(); err != nil {
+			t.Errorf("remove %s: %v: %s", prefix, err, out)
+		}
+	})
+	answers(addr+":8080", addr+":8081", lab.HostV4+":8081")
+	stage.Eventually(t, limit, "portolan ports says that the port is back", func() bool { return at(t, s, addr+":8080").Error == "" })
+}
+
+func checkRefused(t *testing.T, s *stage.Stage) {
+	for _, c := range []struct{ flag, want string }{
+		{"8080:80/sctp", "0.0.0.0:8080/sctp"}, // by the kernel, if it knows no SCTP, else by us
+		{"localhost:8080:80", "localhost"},
+		{"8080:80/icmp", "icmp"},
+	} {
+		out, code := s.TryDocker(t, "run", "--name", "failing", "-p", c.flag, testimage.Name, "true")
+		s.TryDocker(t, "rm", "-f", "failing")
+		if code != 125 || !strings.Contains(out, c.want) {
+			t.Errorf("docker run -p %s: exit code %d, want 125 and %q: %s", c.flag, code, c.want, out)
+		}
+	}
+}
+
+// checkManyClients has ten thousand sockets send from the neighbour, each its
+// own text, and wants each text back at the socket that sent it, twice.
+func checkManyClients(t *testing.T, s *stage.Stage) {
+	const clients, atOnce = 10_000, 50
+	s.Serve(t, "echo", []string{"-p", "7000:7/udp"}, "echo-udp")
+	conns := make([]net.Conn, clients)
+	defer func() {
+		for _, conn := range conns {
+			if conn != nil {
+				conn.Close()
+			}
+		}
+	}()
+	err := s.Lab.Neighbour.Do(func() error {
+		for i := range conns {
+			conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.MustParseAddrPort(lab.HostV4+":7000")))
+			if err != nil {
+				return err
+			}
+			conns[i] = conn
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Datagrams may be lost in a burst, so few are under way at once.
+	for round := range 2 {
+		for first := 0; first < clients; first += atOnce {
+			for i := first; i < first+atOnce; i++ {
+				if _, err := fmt.Fprintf(conns[i], "%d %d", round, i); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for i := first; i < first+atOnce; i++ {
+				echoed(t, conns[i], fmt.Sprintf("%d %d", round, i))
+			}
+		}
+	}
+	if p := at(t, s, "0.0.0.0:7000"); p.Connections != clients || p.Open != clients {
+		t.Errorf("portolan ports: %+v, want %d clients that stand", p, clients)
+	}
+	large := strings.Repeat("x", 65_507)
+	if got, err := stage.Ask(t, s.Lab.Host, "127.0.0.1:7000", large); err != nil || got != large {
+		t.Errorf("a datagram of %d bytes: %d come back (%v)", len(large), len(got), err)
+	}
+}
+
+func echoed(t *testing.T, conn net.Conn, want string) {
+	t.Helper()
+	if err := conn.SetReadDeadline(time.Now().Add(limit)); err != nil {
+		t.Fatal(err)
+	}
+	text := make([]byte, 100)
+	n, err := conn.Read(text)
+	if err != nil || string(text[:n]) != want {
+		t.Fatalf("client %q gets %q (%v)", want, text[:n], err)
+	}
+}
+
+// checkRestarts leaves connections in TIME_WAIT on the host each time.
+func checkRestarts(t *testing.T, s *stage.Stage) {
+	s.Serve(t, "web", []string{"-p", "8100-8119:8100-8119"}, "web", "-addr", ":8100", "-name", "web")
+	for i := range *restarts {
+		if out, code := s.TryDocker(t, "restart", "-t", "0", "web"); code != 0 {
+			t.Fatalf("restart %d: %s", i+1, out)
+		}
+		conn, err := s.Lab.Host.Dial(t.Context(), "tcp", "127.0.0.1:8100")
+		if err != nil {
+			t.Fatalf("restart %d: %v", i+1, err)
+		}
+		conn.Close()
+	}
+	list := ports(t, s)
+	for _, p := range list {
+		if p.Error != "" {
+			t.Errorf("%s: %s", p.Binding, p.Error)
+		}
+	}
+	if len(list) != 2*20 {
+		t.Errorf("%d bindings after the restarts, want 40", len(list))
+	}
+}
+
+// weightOfShim is the promise for the proportional memory of one shim, in KiB;
+// docker-proxy has 780 where two thousand run.
+const weightOfShim = 300
+
+func checkLargeRange(t *testing.T, s *stage.Stage) {
+	last := 20000 + *bindings - 1
+	began := time.Now()
+	s.Serve(t, "web", []string{"-p", fmt.Sprintf("20000-%d:20000-%d", last, last)}, "web", "-addr", fmt.Sprint(":", last), "-name", "web")
+	took := time.Since(began)
+	if got, err := stage.Fetch(t, s.Lab.Neighbour, fmt.Sprintf("%s:%d", lab.HostV4, last), "/ip"); err != nil || got != lab.NeighbourV4 {
+		t.Errorf("the last port: %q (%v)", got, err)
+	}
+	if n := len(ports(t, s)); n != 2**bindings {
+		t.Errorf("%d bindings, want %d", n, 2**bindings)
+	}
+	weight, shims := shimWeight(t, filepath.Dir(s.Bin.Agent))
+	t.Logf("%d ports in %v; %d shims, %d KiB together", *bindings, took, shims, weight)
+	if shims < 2**bindings || weight > shims*weightOfShim {
+		t.Errorf("%d shims weigh %d KiB, want %d and at most %d KiB each", shims, weight, 2**bindings, weightOfShim)
+	}
+}
+
+// shimWeight sums up Pss of smaps_rollup (proc_pid_smaps(5)) of the shims that
+// run from dir.
+func shimWeight(t *testing.T, dir string) (kib, shims int) {
+	t.Helper()
+	paths, err := filepath.Glob("/proc/[0-9]*/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range paths {
+		if program, err := os.Readlink(path); err != nil || program != filepath.Join(dir, "portolan-shim") {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join(filepath.Dir(path), "smaps_rollup"))
+		if err != nil {
+			continue // it has ended
+		}
+		for line := range strings.Lines(string(text)) {
+			if value, ok := strings.CutPrefix(line, "Pss:"); ok {
+				n, err := strconv.Atoi(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(value), "kB")))
+				if err != nil {
+					t.Fatal(err)
+				}
+				kib, shims = kib+n, shims+1
+			}
+		}
+	}
+	return kib, shims
+}
