@@ -82,6 +82,7 @@ func newSupervisor(cfg spec.Machine, proxy string, told *report, log *slog.Logge
 			Link:       cfg.Link,
 			InitPath:   initPath(cfg.EngineBin),
 			Rootless:   cfg.Rootless,
+			Version:    cfg.EngineVersion,
 		},
 		Options: cfg.EngineOptions,
 		LogDir:  cfg.Profile.LogDir(),

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"maps"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"github.com/portolan-net/portolan/internal/portolan"
 )
@@ -19,6 +21,7 @@ type Layout struct {
 	Link       portolan.Link // the machine's link
 	InitPath   string        // docker-init, "" when there is none
 	Rootless   bool          // the machine is an ordinary user's
+	Version    string        // of dockerd; "" for the bundled one's
 }
 
 // engineSocket is where programs in the machine expect the engine.
@@ -48,10 +51,26 @@ func (l Layout) owned() map[string]any {
 			"com.docker.network.enable_ipv6":                 "true",
 		}},
 	}
+	if l.knowsMarks() {
+		owned["bridge-accept-fwmark"] = strconv.Itoa(AcceptMark)
+	}
 	if l.InitPath != "" {
 		owned["init-path"] = l.InitPath
 	}
 	return owned
+}
+
+// AcceptMark is the firewall mark of packets that the engine lets into its
+// networks whether it published their port or not. The machine's own table sets
+// it on what comes by the link: only the daemon dials there, and only what is
+// published, by the engine or by `portolan ports add`.
+const AcceptMark = 0x506f
+
+// knowsMarks reports whether dockerd has bridge-accept-fwmark: since 29.
+func (l Layout) knowsMarks() bool {
+	major, _, _ := strings.Cut(strings.TrimPrefix(l.Version, "v"), ".")
+	n, err := strconv.Atoi(major)
+	return l.Version == "" || err == nil && n >= 29
 }
 
 // defaults are keys that the user's engine options may replace.

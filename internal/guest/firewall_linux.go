@@ -5,6 +5,8 @@ import (
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"github.com/portolan-net/portolan/internal/engine"
 )
 
 // tableName is the one table of ours in the machine; dockerd owns all others.
@@ -14,7 +16,8 @@ const tableName = "portolan"
 //
 //	table inet portolan {
 //	  chain pre { type filter hook prerouting priority mangle;
-//	    iifname { lo, eth0 } accept
+//	    iifname lo accept
+//	    iifname eth0 meta mark set engine.AcceptMark accept
 //	    fib saddr . iif oif missing drop            # forged sources
 //	    ct state established,related accept
 //	    fib daddr type != unicast accept
@@ -26,6 +29,9 @@ const tableName = "portolan"
 //	    iifname eth0 oifname eth0 reject with icmpx host-unreachable
 //	  }
 //	}
+//
+// What comes by eth0 was dialed by the daemon; the mark makes the engine let it
+// in where it did not publish the port itself.
 //
 // The engine runs with allow-direct-routing, because nothing is masqueraded;
 // the last rule of pre closes what that would open between its networks. A
@@ -56,7 +62,7 @@ func installFirewall() error {
 		conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: all})
 	}
 	add(pre, ifname(expr.MetaKeyIIFNAME, "lo"), verdict(expr.VerdictAccept))
-	add(pre, ifname(expr.MetaKeyIIFNAME, linkName), verdict(expr.VerdictAccept))
+	add(pre, ifname(expr.MetaKeyIIFNAME, linkName), setMark(engine.AcceptMark), verdict(expr.VerdictAccept))
 	add(pre, noRoute(expr.Fib{FlagSADDR: true, FlagIIF: true}), verdict(expr.VerdictDrop))
 	add(pre, established(), verdict(expr.VerdictAccept))
 	add(pre, notUnicast(), verdict(expr.VerdictAccept))
@@ -91,6 +97,13 @@ func ifname(key expr.MetaKey, name string) []expr.Any {
 func noRoute(fib expr.Fib) []expr.Any {
 	fib.Register, fib.ResultOIF = reg, true
 	return []expr.Any{&fib, &expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: binaryutil.NativeEndian.PutUint32(0)}}
+}
+
+func setMark(mark uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Immediate{Register: reg, Data: binaryutil.NativeEndian.PutUint32(mark)},
+		&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: reg},
+	}
 }
 
 func leavesBy(name string) []expr.Any {

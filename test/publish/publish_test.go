@@ -361,11 +361,10 @@ func checkRestarts(t *testing.T, s *stage.Stage) {
 		if out, code := s.TryDocker(t, "restart", "-t", "0", "web"); code != 0 {
 			t.Fatalf("restart %d: %s", i+1, out)
 		}
-		conn, err := s.Lab.Host.Dial(t.Context(), "tcp", "127.0.0.1:8100")
-		if err != nil {
-			t.Fatalf("restart %d: %v", i+1, err)
-		}
-		conn.Close()
+		stage.Eventually(t, limit, fmt.Sprintf("the container answers after restart %d", i+1), func() bool {
+			_, err := stage.Fetch(t, s.Lab.Host, "127.0.0.1:8100", "/")
+			return err == nil
+		})
 	}
 	list := ports(t, s)
 	for _, p := range list {
