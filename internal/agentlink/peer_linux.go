@@ -35,7 +35,7 @@ func checkPeer(conn net.Conn) error {
 
 func allowed(uid uint32) error {
 	if uid != 0 && int(uid) != os.Geteuid() {
-		return fmt.Errorf("check peer: user %d may not speak as the agent", uid)
+		return fmt.Errorf("check peer: user %d may not speak here", uid)
 	}
 	return nil
 }

@@ -60,7 +60,7 @@ func Serve(ctx context.Context, l net.Listener, d Daemon, log *slog.Logger) erro
 		defer close(stopped)
 		shutdown(ctx, httpServer)
 	})
-	err := httpServer.Serve(&checkedListener{Listener: l, log: log})
+	err := httpServer.Serve(OwnersOnly(l, log))
 	if stop() { // ctx lives: Serve itself gave up
 		_ = httpServer.Close()
 		return fmt.Errorf("serve agents on %s: %w", l.Addr(), err)
@@ -75,6 +75,12 @@ func shutdown(ctx context.Context, s *http.Server) {
 	if s.Shutdown(ctx) != nil {
 		_ = s.Close()
 	}
+}
+
+// OwnersOnly makes a listener on a unix socket accept processes of this process's
+// own user and of root only, whatever the socket's mode.
+func OwnersOnly(l net.Listener, log *slog.Logger) net.Listener {
+	return &checkedListener{Listener: l, log: log}
 }
 
 // checkedListener passes on only the connections of peers that may speak.
@@ -92,7 +98,7 @@ func (l *checkedListener) Accept() (net.Conn, error) {
 		if err = checkPeer(conn); err == nil {
 			return conn, nil
 		}
-		l.log.Warn("agent socket refuses a peer", "error", err)
+		l.log.Warn("socket refuses a peer", "socket", l.Addr(), "err", err)
 		_ = conn.Close()
 	}
 }

@@ -36,17 +36,17 @@ func (d *daemon) confine() (err error) {
 	return nil
 }
 
-// keptFiles are the paths that a daemon needs.
+// keptFiles are the paths that a daemon needs. What another part of the daemon
+// opens belongs here, and a directory must be there by now.
 func keptFiles(p profile.Profile) confine.Files {
 	read := []string{
 		"/etc", "/proc",
 		// Where the resolver's file is on most systems, whatever /etc leads to today.
 		"/run/systemd/resolve", "/run/NetworkManager", "/run/resolvconf", "/run/connman", "/run/netconfig",
-		// Certificates, to which /etc leads, and time zones.
-		"/usr/share/ca-certificates", "/usr/local/share/ca-certificates", "/usr/share/pki", "/var/lib/ca-certificates",
-		"/usr/share/zoneinfo",
+		// What everybody may read: certificates, to which /etc leads, time zones, an administrator's settings.
+		"/usr/share", "/usr/local/share/ca-certificates", "/var/lib/ca-certificates",
 	}
-	for _, path := range []string{"/etc/resolv.conf", "/etc/hosts"} {
+	for _, path := range []string{"/etc/resolv.conf", "/etc/hosts", p.SettingsFile()} {
 		read = append(read, confine.WhereFrom(path)...)
 	}
 	return confine.Files{

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"sync"
 
+	"github.com/portolan-net/portolan/internal/agentlink"
 	"github.com/portolan-net/portolan/internal/relay"
 )
 
@@ -20,13 +21,18 @@ func passThrough(ctx context.Context, listener *net.UnixListener, engineSocket s
 	defer stop()
 	var open sync.WaitGroup
 	defer open.Wait()
+	owners := agentlink.OwnersOnly(listener, log)
 	for {
-		client, err := listener.AcceptUnix()
+		accepted, err := owners.Accept()
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil
 			}
 			return fmt.Errorf("accept on engine socket: %w", err)
+		}
+		client, ok := accepted.(*net.UnixConn)
+		if !ok {
+			return fmt.Errorf("accept on engine socket: %T", accepted)
 		}
 		open.Go(func() {
 			engine, err := dialEngine(ctx, engineSocket)
