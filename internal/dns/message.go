@@ -48,6 +48,8 @@ type query struct {
 	class       uint16
 	questionEnd int
 
+	hidden families // address records that the answer must not have
+
 	udpSize int  // the largest answer that the client takes over UDP
 	edns    bool // it has an OPT record (RFC 6891)
 	version uint8

@@ -52,6 +52,8 @@ type Config struct {
 	// IPv6 tells whether the machine's IPv6 path works. While it says false our
 	// own names have no AAAA. nil means that it works.
 	IPv6 func() bool
+	// Filter tells which families are hidden; asked for each query. nil hides none.
+	Filter func() Filter
 	// Dialer makes the sockets towards the host's resolvers; nil is a plain one.
 	Dialer *net.Dialer
 }
@@ -63,6 +65,7 @@ type Server struct {
 	local   local
 	cache   *cache
 	forward *forwarder
+	filter  func() Filter
 	queue   chan datagram
 	clients *limiter // of UDP queries
 	conns   *limiter
@@ -80,6 +83,9 @@ func New(cfg Config) *Server {
 	if cfg.IPv6 == nil {
 		cfg.IPv6 = func() bool { return true }
 	}
+	if cfg.Filter == nil {
+		cfg.Filter = func() Filter { return Filter{} }
+	}
 	if cfg.Dialer == nil {
 		cfg.Dialer = new(net.Dialer)
 	}
@@ -89,6 +95,7 @@ func New(cfg Config) *Server {
 		local:   local{link: cfg.Link, ipv6: cfg.IPv6},
 		cache:   newCache(),
 		forward: newForwarder(cfg.Dialer, cfg.Link),
+		filter:  cfg.Filter,
 		queue:   make(chan datagram, maxQueued),
 		clients: newLimiter(maxQueries+maxQueued, maxQueriesPerClient),
 		conns:   newLimiter(maxConns, maxConnsPerClient),
@@ -154,6 +161,7 @@ func (s *Server) respond(ctx context.Context, raw []byte, how transport, deliver
 		deliver(rejection(raw, err))
 		return
 	}
+	q.hidden = s.filter().of(q)
 	names := s.source.NameConfig()
 	if answer, known := s.local.answer(q, names.Hosts); known {
 		deliver(fit(answer, q, how))
@@ -174,8 +182,10 @@ func (s *Server) respond(ctx context.Context, raw []byte, how transport, deliver
 	})
 }
 
-// fit cuts an answer to what the client takes over this transport.
+// fit hides what the filter hides, and cuts an answer to what the client takes
+// over this transport.
 func fit(answer []byte, q *query, how transport) []byte {
+	answer = hide(answer, q)
 	if how == overTCP {
 		return answer
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"syscall"
 
 	"github.com/portolan-net/portolan/internal/datapath"
 	"github.com/portolan-net/portolan/internal/portolan"
@@ -36,6 +37,9 @@ type Config struct {
 	// Dialer opens TCP connections, those to the host's loopback included; nil
 	// stands for ordinary sockets of this process.
 	Dialer Dialer
+	// Mode tells which IP versions may leave; asked for each connection and
+	// datagram. Flows that stand are not ended by a change. Nil allows both.
+	Mode func() portolan.Mode
 	// AllowHost may refuse a flow to host.docker.internal (by setting, or because
 	// the port is the daemon's own) with an error to classify. Nil allows all. It
 	// is asked for each connection and datagram and must not block.
@@ -62,6 +66,9 @@ func New(cfg Config) *Egress {
 	if cfg.Dialer == nil {
 		cfg.Dialer = newSystemDialer()
 	}
+	if cfg.Mode == nil {
+		cfg.Mode = func() portolan.Mode { return portolan.DualStack }
+	}
 	if cfg.AllowHost == nil {
 		cfg.AllowHost = func(portolan.Flow) error { return nil }
 	}
@@ -77,9 +84,13 @@ func (e *Egress) Close() error {
 	return errors.Join(e.udp.Close(), e.echo.Close())
 }
 
-// decide applies the table and the setting.
+// decide applies the table and the settings. A family that the mode has not is
+// refused as on a host that has no route for it.
 func (e *Egress) decide(flow portolan.Flow) (verdict, error) {
 	v, err := decide(e.cfg.Link, flow)
+	if (v == direct || v == host) && !e.cfg.Mode().Carries(flow.Dst.Addr()) {
+		return refuse, syscall.ENETUNREACH
+	}
 	if v == host && flow.Proto != portolan.ICMP {
 		if err := e.cfg.AllowHost(flow); err != nil {
 			return refuse, err

@@ -86,8 +86,9 @@ func (t *Table) ended(e *entry, end context.CancelFunc) {
 
 // socket opens the host's socket of e and returns how to serve it.
 func (t *Table) socket(ctx context.Context, e *entry) (func(context.Context) error, error) {
+	host := netip.AddrPortFrom(t.cfg.ListenOn(e.binding.Host.Addr()), e.binding.Host.Port())
 	if e.binding.Proto == portolan.TCP {
-		l, err := t.open.tcp(ctx, e.binding.Host)
+		l, err := t.open.tcp(ctx, host)
 		if err != nil {
 			return nil, err
 		}
@@ -95,7 +96,7 @@ func (t *Table) socket(ctx context.Context, e *entry) (func(context.Context) err
 		server := &forward.TCP{Listener: l, Log: t.cfg.Log, Dial: t.dialTCP(e), Relay: t.relay(e)}
 		return server.Serve, nil
 	}
-	c, err := t.open.udp(ctx, e.binding.Host)
+	c, err := t.open.udp(ctx, host)
 	if err != nil {
 		return nil, err
 	}

@@ -55,6 +55,9 @@ type Config struct {
 	// Networks returns the engine's subnets and the addresses of the machine.
 	// A client inside one of them is shown as the host. nil means none.
 	Networks func() []netip.Prefix
+	// ListenOn replaces the address that a binding asks for; asked when a listener
+	// is made. nil keeps it.
+	ListenOn func(netip.Addr) netip.Addr
 	// HostAddrs returns the host's own addresses; nil asks the system.
 	HostAddrs func() []netip.Addr
 	// Holder replaces HolderOf, for a process that may not look into others.
@@ -99,6 +102,9 @@ func (k key) overlaps(other key) bool {
 func New(cfg Config) *Table {
 	if cfg.Grace == 0 {
 		cfg.Grace = DefaultGrace
+	}
+	if cfg.ListenOn == nil {
+		cfg.ListenOn = func(addr netip.Addr) netip.Addr { return addr }
 	}
 	if cfg.Networks == nil {
 		cfg.Networks = func() []netip.Prefix { return nil }
