@@ -21,7 +21,7 @@ build = CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '-s -w -X m
 # portolan-demo, the web server of `make run`, makes sense with the other two only.
 programs := $(notdir $(wildcard cmd/portolan cmd/portolan-agent cmd/portolan-demo))
 
-.PHONY: help build engine cli run test check fmt lint cross unit fuzz bench bench-quick install uninstall clean
+.PHONY: help build engine cli run test check fmt lint cross unit fuzz bench bench-quick soak install uninstall clean
 .DEFAULT_GOAL := build
 
 help: ## this list
@@ -81,6 +81,9 @@ bench: ## the benchmarks of docs/benchmarks.md, as root (ten minutes)
 
 bench-quick: ## the same, less exact (three minutes)
 	@scripts/bench -quick
+
+soak: ## a machine that works while its processes are killed, as root (DURATION=10m)
+	@scripts/soak $(or $(DURATION),10m)
 
 install: build engine cli ## into PREFIX=/usr/local
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/portolan/engine/cli-plugins
