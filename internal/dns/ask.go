@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"syscall"
 	"time"
 
 	miekg "github.com/miekg/dns"
@@ -85,6 +86,9 @@ func askUDP(ctx context.Context, conn net.Conn, msg []byte, q *query, buf []byte
 func readAnswer(conn net.Conn, msg []byte, q *query, buf []byte) (int, error) {
 	for {
 		n, err := conn.Read(buf)
+		if errors.Is(err, syscall.EMSGSIZE) {
+			continue // the path's MTU has become known: the second try goes in fragments
+		}
 		if err != nil {
 			return 0, err
 		}

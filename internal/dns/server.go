@@ -54,7 +54,8 @@ type Config struct {
 	IPv6 func() bool
 	// Filter tells which families are hidden; asked for each query. nil hides none.
 	Filter func() Filter
-	// Dialer makes the sockets towards the host's resolvers; nil is a plain one.
+	// Dialer makes the sockets towards the host's resolvers; nil is a plain one
+	// that hears of unreachable resolvers.
 	Dialer *net.Dialer
 }
 
@@ -87,7 +88,7 @@ func New(cfg Config) *Server {
 		cfg.Filter = func() Filter { return Filter{} }
 	}
 	if cfg.Dialer == nil {
-		cfg.Dialer = new(net.Dialer)
+		cfg.Dialer = &net.Dialer{Control: hearErrors}
 	}
 	return &Server{
 		log:     cfg.Log,

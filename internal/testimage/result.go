@@ -42,7 +42,7 @@ type Result struct {
 	Local     string      `json:"local,omitempty"`     // own address, "ip:port"
 	Remote    string      `json:"remote,omitempty"`    // the other side's, as seen here
 	Bytes     int64       `json:"bytes,omitempty"`     // payload sent or received
-	SHA256    string      `json:"sha256,omitempty"`    // of that payload; DNS: of the answer without its id
+	SHA256    string      `json:"sha256,omitempty"`    // of that payload; DNS: of the answer without its id and its TTLs
 	Status    int         `json:"status,omitempty"`    // HTTP status
 	Body      string      `json:"body,omitempty"`      // the answer's first 4 KiB when it is text
 	RTT       float64     `json:"rtt_ms,omitempty"`    // ping, the last answer

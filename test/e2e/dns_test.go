@@ -55,6 +55,7 @@ func TestDNS(t *testing.T) {
 	t.Run("other ports are refused", func(t *testing.T) { checkGatewayPorts(t, bridge) })
 	t.Run("hosts file", func(t *testing.T) { checkHostsFile(t, s, bridge) })
 	t.Run("resolv.conf", func(t *testing.T) { checkResolvConf(t, s, bridge, mine) })
+	t.Run("a resolver on the host", func(t *testing.T) { checkStub(t, s, bridge, mine) })
 	t.Run("a resolver is down", func(t *testing.T) { checkDownResolver(t, s, bridge) })
 }
 
@@ -87,8 +88,9 @@ func questions() []question {
 	}
 }
 
-// checkRecords compares answers byte for byte, but for the id, with those that
-// a program on the host gets from the lab's server.
+// checkRecords compares answers byte for byte, but for the id and for TTLs, which
+// run down in our cache, with those that a program on the host gets from the lab's
+// server.
 func checkRecords(t *testing.T, from, host place) {
 	t.Helper()
 	for _, way := range ways() {
@@ -300,6 +302,30 @@ func checkResolvConf(t *testing.T, s *stage.Stage, places ...place) {
 	})
 }
 
+// stubFile is what systemd-resolved writes (/run/systemd/resolve/stub-resolv.conf):
+// the program itself wants D-Bus and an init, so a server of the lab stands for it.
+const stubFile = "nameserver 127.0.0.53\noptions edns0 trust-ad\nsearch corp.test\n"
+
+// checkStub names a resolver on the host's loopback, as systemd-resolved is, and
+// lets it change its mind as that does when a VPN comes: the file stays the same.
+func checkStub(t *testing.T, s *stage.Stage, places ...place) {
+	t.Helper()
+	setFile(t, s, "resolv.conf", s.Lab.SetResolvConf, stubFile)
+	for _, addr := range []string{"203.0.113.31", "203.0.113.32"} {
+		t.Run(addr, func(t *testing.T) {
+			s.Lab.StartDNS(t, s.Lab.Host, "127.0.0.53:53", "split.corp.test. 600 IN A "+addr, "only"+addr+".corp.test. 600 IN A "+addr)
+			for _, from := range places {
+				stage.Eventually(t, followed, "the stub is asked", func() bool {
+					return from.run(t, "lookup only"+addr+".corp.test A").Outcome == testimage.OK
+				})
+				if got := from.run(t, "lookup split.corp.test A"); strings.Join(got.Answers, " ") != "A "+addr {
+					t.Errorf("split.corp.test is %+v, want %s", got, addr)
+				}
+			}
+		})
+	}
+}
+
 // checkDownResolver gives the host resolvers that are down.
 func checkDownResolver(t *testing.T, s *stage.Stage, from place) {
 	t.Helper()
@@ -310,7 +336,9 @@ func checkDownResolver(t *testing.T, s *stage.Stage, from place) {
 		limit   time.Duration
 	}{
 		{"one refuses", []string{lab.EmptyV4}, testimage.ServFail, promptly},
-		{"one is unreachable", []string{lab.HostUnreachableV6}, testimage.ServFail, givenUp}, // Linux tells a UDP socket of closed ports only
+		{"one is unreachable", []string{lab.HostUnreachableV4}, testimage.ServFail, promptly},
+		{"one is unreachable over IPv6", []string{lab.HostUnreachableV6}, testimage.ServFail, promptly},
+		{"one's network is unreachable", []string{lab.NetUnreachableV4}, testimage.ServFail, promptly},
 		{"one is silent", []string{lab.BlackHoleV4}, testimage.ServFail, givenUp},
 		{"all are silent", []string{lab.BlackHoleV6, lab.BlackHoleV4}, testimage.ServFail, givenUp},
 		{"the first refuses", []string{lab.EmptyV4, lab.DNS2V4}, testimage.OK, hedged},

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -93,4 +94,36 @@ func service(b dnsmessage.SVCBResource) string {
 		text = fmt.Appendf(text, " key%d=%x", param.Key, param.Value)
 	}
 	return string(text)
+}
+
+// withoutTTLs is the answer with all TTLs but OPT's 0: in a cache they run down.
+// What can't be read stays as it is.
+func withoutTTLs(answer []byte) []byte {
+	out := bytes.Clone(answer)
+	number := func(at int) int { return int(out[at])<<8 | int(out[at+1]) }
+	at := 12
+	name := func() { // moves at behind a name
+		for at < len(out) && out[at] != 0 && out[at] < 0xc0 {
+			at += 1 + int(out[at])
+		}
+		if at < len(out) && out[at] >= 0xc0 {
+			at++
+		}
+		at++
+	}
+	for range number(4) {
+		name()
+		at += 4
+	}
+	for range number(6) + number(8) + number(10) {
+		name()
+		if at+10 > len(out) {
+			return answer
+		}
+		if number(at) != int(dnsmessage.TypeOPT) {
+			clear(out[at+4 : at+8])
+		}
+		at += 10 + number(at+8)
+	}
+	return out
 }

@@ -115,7 +115,7 @@ func ask(ctx context.Context, server netip.AddrPort, query []byte, tcp bool, r *
 			r.Outcome, r.Error = testimage.Failed, header.RCode.String()
 		}
 		r.Bytes = int64(len(answer))
-		sum := sha256.Sum256(answer[2:]) // the first two bytes are the query's id
+		sum := sha256.Sum256(withoutTTLs(answer)[2:]) // the first two bytes are the query's id
 		r.SHA256 = hex.EncodeToString(sum[:])
 		return answer, nil
 	}
