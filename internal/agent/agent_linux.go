@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/portolan-net/portolan/internal/agentlink"
+	"github.com/portolan-net/portolan/internal/api"
 	"github.com/portolan-net/portolan/internal/datapath"
 	"github.com/portolan-net/portolan/internal/engine"
 	"github.com/portolan-net/portolan/internal/guest"
@@ -43,12 +44,20 @@ func Run(ctx context.Context, log *slog.Logger) error {
 		return err
 	}
 	daemon := agentlink.NewClient(filepath.Join(profile.SharedMount, filepath.Base(cfg.Profile.AgentSocket())), log)
+	random := guest.NewRandomPorts(log)
 	shims := shim.NewRegistry(shim.Config{
-		Daemon: daemon, Log: log,
+		Daemon: daemon, Log: log, Published: random.Seen,
 		Relay: func(ctx context.Context, client, container datapath.Conn) { relay.TCP(ctx, client, container) },
 	})
 	told := newReport(daemon)
-	supervisor := newSupervisor(cfg, proxy, told, log)
+	random.Show()
+	report := func(e api.Engine) {
+		if !e.Ready { // dockerd has ended, and starts again
+			random.Show()
+		}
+		told.setEngine(e)
+	}
+	supervisor := newSupervisor(cfg, proxy, report, log)
 	listener, err := listenShims()
 	if err != nil {
 		return err
@@ -72,7 +81,7 @@ func Run(ctx context.Context, log *slog.Logger) error {
 	return group.Wait()
 }
 
-func newSupervisor(cfg spec.Machine, proxy string, told *report, log *slog.Logger) *engine.Supervisor {
+func newSupervisor(cfg spec.Machine, proxy string, report func(api.Engine), log *slog.Logger) *engine.Supervisor {
 	return &engine.Supervisor{
 		Layout: engine.Layout{
 			RuntimeDir: guest.AgentDir,
@@ -88,7 +97,7 @@ func newSupervisor(cfg spec.Machine, proxy string, told *report, log *slog.Logge
 		LogDir:  cfg.Profile.LogDir(),
 		Source:  cfg.EngineSource,
 		Version: cfg.EngineVersion,
-		Report:  told.setEngine,
+		Report:  report,
 		Log:     log,
 	}
 }

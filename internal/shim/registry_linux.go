@@ -28,11 +28,12 @@ type Daemon interface {
 	Resync()
 }
 
-// Config is what a Registry needs, all of it.
+// Config is what a Registry needs, all but Published.
 type Config struct {
-	Daemon Daemon
-	Relay  forward.RelayFunc
-	Log    *slog.Logger
+	Published func() // called when the engine publishes a port, or has done so
+	Daemon    Daemon
+	Relay     forward.RelayFunc
+	Log       *slog.Logger
 }
 
 // Registry is the agent's side: it knows the shims and serves their sockets.
@@ -132,6 +133,9 @@ func (r *Registry) serve(ctx context.Context, conn *net.UnixConn) {
 		r.end(ctx, r.add(b), verbUnpublish)
 		answer(conn, nil)
 	default:
+		if r.cfg.Published != nil {
+			r.cfg.Published()
+		}
 		r.hold(ctx, conn, hello.verb, b, file)
 	}
 }

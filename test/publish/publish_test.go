@@ -47,6 +47,7 @@ func TestPublishing(t *testing.T) {
 		{"the PROXY protocol", checkProxy},
 		{"an address that comes back", checkAddress},
 		{"what can not be published", checkRefused},
+		{"random ports", checkRandom},
 		{"datagrams of ten thousand clients", checkManyClients},
 		{"restarts with twenty ports", checkRestarts},
 		{"a large range", checkLargeRange},
@@ -291,6 +292,28 @@ func checkRefused(t *testing.T, s *stage.Stage) {
 		if code != 125 || !strings.Contains(out, c.want) {
 			t.Errorf("docker run -p %s: exit code %d, want 125 and %q: %s", c.flag, code, c.want, out)
 		}
+	}
+}
+
+// checkRandom publishes at ports of the engine's choice.
+func checkRandom(t *testing.T, s *stage.Stage) {
+	for _, flags := range [][]string{{"-P", "--expose", "7000-7004", "--expose", "7000/udp"}, {"-p", "127.0.0.1::80", "-p", "80"}} {
+		s.Docker(t, append(append([]string{"run", "-d", "--name", "random"}, flags...), testimage.Name, "web")...)
+		list := ports(t, s)
+		s.Docker(t, "rm", "-f", "random")
+		if len(list) < 3 {
+			t.Errorf("%q publishes %+v", flags, list)
+		}
+		for _, p := range list {
+			if port := p.Host.Port(); port < 49000 || port > 49900 {
+				t.Errorf("%q publishes at port %d, want 49000 to 49900", flags, port)
+			}
+		}
+	}
+	// Containers on the machine's host network have the usual ports to go out by.
+	in := s.Lab.Host.Command(t.Context(), "nsenter", "--net", "--target", fmt.Sprint(s.Status(t).Machine.PID), "cat", "/proc/sys/net/ipv4/ip_local_port_range")
+	if got, err := in.CombinedOutput(); err != nil || strings.Join(strings.Fields(string(got)), " ") != "32768 60999" {
+		t.Errorf("outgoing connections have the ports %q (%v), want the usual ones", got, err)
 	}
 }
 
