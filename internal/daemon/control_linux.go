@@ -47,7 +47,7 @@ func (d *daemon) startControl() (*control, error) {
 	})
 	c := &control{server: &http.Server{Handler: mux, ReadHeaderTimeout: time.Second}}
 	c.served.Go(func() {
-		if err := c.server.Serve(agentlink.OwnersOnly(newSpareListener(listener), d.Log)); !errors.Is(err, http.ErrServerClosed) {
+		if err := c.server.Serve(agentlink.OwnersOnly(listener, d.Log)); !errors.Is(err, http.ErrServerClosed) {
 			d.Log.Error("serve control socket", "err", err)
 		}
 	})
