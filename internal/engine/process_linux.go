@@ -39,6 +39,8 @@ func (p process) adopt() int {
 		return 0
 	}
 	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	// An upgrade of the engine replaces the file of a program that runs on.
+	exe = strings.TrimSuffix(exe, " (deleted)")
 	if err != nil || filepath.Base(exe) != filepath.Base(p.argv[0]) {
 		return 0
 	}
