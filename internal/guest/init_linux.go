@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"os/signal"
 	"runtime"
 	"time"
 
@@ -57,6 +58,10 @@ func Reap(agent string, log *slog.Logger) error {
 	if os.Getpid() != 1 {
 		return errors.New("reap: only PID 1 of a machine does this")
 	}
+	// The kernel keeps from PID 1 what it does not handle, but Go handles most
+	// signals, and ends: root of a container with --pid host could end the machine.
+	// Caught, not ignored, since children inherit what is ignored.
+	signal.Notify(make(chan os.Signal, 1))
 	for {
 		cmd := exec.Command(agent, "serve")
 		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr

@@ -84,6 +84,41 @@ func drop(dir, name string, own map[string]bool) {
 	_ = os.Remove(target)
 }
 
+// catchUp makes the mirror of dir true to what happened while nobody followed.
+func catchUp(dir string, own map[string]bool) error {
+	shown, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range shown {
+		if stale(dir, e.Name()) {
+			drop(dir, e.Name(), own)
+		}
+	}
+	entries, err := os.ReadDir(original(dir))
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if err := show(dir, e.Name(), own); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stale reports an entry of a mirror whose original has gone, or is something
+// else now. What the machine itself put there never is.
+func stale(dir, name string) bool {
+	source, target := filepath.Join(original(dir), name), filepath.Join(dir, name)
+	if leads, err := os.Readlink(target); err == nil {
+		info, err := os.Lstat(source)
+		return leads == source && (err != nil || info.IsDir())
+	}
+	var shown unix.Stat_t
+	return unix.Stat(target, &shown) == nil && shown.Mode&unix.S_IFMT == unix.S_IFDIR && shown.Nlink == 0
+}
+
 // FollowMirrors keeps the mirrors made by setupMounts true until ctx ends.
 func FollowMirrors(ctx context.Context, log *slog.Logger) error {
 	watcher, err := fsnotify.NewWatcher()
@@ -98,6 +133,10 @@ func FollowMirrors(ctx context.Context, log *slog.Logger) error {
 		}
 		if err := watcher.Add(original(dir)); err != nil {
 			return fmt.Errorf("watch %s: %w", original(dir), err)
+		}
+		// What came before the watch: an earlier agent may have died long ago.
+		if err := catchUp(dir, mirrors[dir]); err != nil {
+			log.Warn("mirror directory", "path", dir, "err", err)
 		}
 	}
 	for {

@@ -59,6 +59,9 @@ func TestMirrorShowsAndFollows(t *testing.T) {
 	must(os.MkdirAll(filepath.Join(host, "user/1000"), 0o755))
 	must(os.WriteFile(filepath.Join(host, "file"), []byte("text"), 0o644))
 	must(os.WriteFile(filepath.Join(host, "docker.sock"), nil, 0o644))
+	must(os.WriteFile(filepath.Join(host, "went"), nil, 0o644))
+	must(os.Mkdir(filepath.Join(host, "again"), 0o755))
+	must(os.WriteFile(filepath.Join(host, "again/old"), nil, 0o644))
 	must(mirror("/run", ownRun))
 
 	expect := func(path, want string) {
@@ -75,6 +78,15 @@ func TestMirrorShowsAndFollows(t *testing.T) {
 	must(os.WriteFile("/run/user/1000/new", []byte("through"), 0o644))
 	expect(filepath.Join(host, "user/1000/new"), "through")
 
+	// While nobody follows. The machine's own entries stay.
+	must(os.Mkdir("/run/engine", 0o755))
+	must(os.WriteFile(filepath.Join(host, "came"), []byte("came"), 0o644))
+	must(os.Remove(filepath.Join(host, "went")))
+	must(os.Remove(filepath.Join(host, "again/old")))
+	must(os.Remove(filepath.Join(host, "again")))
+	must(os.Mkdir(filepath.Join(host, "again"), 0o755))
+	must(os.WriteFile(filepath.Join(host, "again/new"), nil, 0o644))
+
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- FollowMirrors(ctx, slog.New(slog.DiscardHandler)) }()
@@ -89,6 +101,15 @@ func TestMirrorShowsAndFollows(t *testing.T) {
 		_, file := os.Lstat("/run/file")
 		return later == nil && dir == nil && errors.Is(file, os.ErrNotExist)
 	})
+	expect("/run/came", "came")
+	if _, err := os.Lstat("/run/went"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what went while nobody followed shows: %v", err)
+	}
+	for _, path := range []string{"/run/again/new", "/run/engine", originals} {
+		if _, err := os.Stat(path); err != nil {
+			t.Errorf("%s does not show: %v", path, err)
+		}
+	}
 	stop()
 	must(<-done)
 }

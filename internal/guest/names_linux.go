@@ -71,20 +71,18 @@ func FollowNames(ctx context.Context, log *slog.Logger) error {
 		}
 	}
 	for {
+		// First of all for what was replaced before the watch began.
+		for name := range nameFiles {
+			if err := mountName(name); err != nil {
+				log.Warn("mount resolver file", "path", nameFiles[name], "err", err)
+			}
+		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case err := <-watcher.Errors:
 			log.Warn("watch /etc", "err", err)
-		case event := <-watcher.Events:
-			if !event.Has(fsnotify.Create) {
-				continue
-			}
-			for name := range nameFiles {
-				if err := mountName(name); err != nil {
-					log.Warn("mount resolver file", "path", nameFiles[name], "err", err)
-				}
-			}
+		case <-watcher.Events:
 		}
 	}
 }
