@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"runtime"
@@ -119,5 +120,34 @@ func TestStop(t *testing.T) {
 	}
 	if _, err := os.Stat(l.socket); !os.IsNotExist(err) {
 		t.Errorf("socket after stop: %v, want it gone", err)
+	}
+}
+
+// A helper without descriptors waits: were it to end, the machine would end, too.
+func TestHelperOutlivesLackOfDescriptors(t *testing.T) {
+	l := newLab(t)
+	pid := l.helper.cmd.Process.Pid
+	var was unix.Rlimit
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &was); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: was.Max}, nil); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.Dial("unix", l.socket) // waits in the queue
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	time.Sleep(2 * acceptPause) // in which the helper tries
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &was, nil); err != nil {
+		t.Fatal(err)
+	}
+	h := &helper{path: l.socket}
+	defer h.close()
+	fds, err := h.request(wordAttach)
+	closeAll(fds)
+	if err != nil {
+		t.Errorf("attach after the lack of descriptors: %v", err)
 	}
 }

@@ -184,15 +184,23 @@ func (d *Datapath) acceptTCP(ctx context.Context, ln *net.TCPListener, held *hel
 				_ = conn.Close()
 			}
 			return nil
-		case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.ENOMEM):
+		case exhausted(err):
 			d.log.Error("accept connection of the machine", "error", err)
-			pause(ctx, 100*time.Millisecond) // until a flow ends
+			pause(ctx, acceptPause) // until a flow ends
 		case err != nil:
 			return fmt.Errorf("accept connection of the machine: %w", err)
 		default:
 			held.accepted(ctx, conn)
 		}
 	}
+}
+
+// acceptPause is how long an accept waits for others to give something back.
+const acceptPause = 100 * time.Millisecond
+
+// exhausted reports that descriptors or memory are short, which passes.
+func exhausted(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.ENOMEM)
 }
 
 func pause(ctx context.Context, d time.Duration) {

@@ -54,6 +54,10 @@ func (n *Namespace) Serve(ctx context.Context, ln *net.UnixListener) error {
 			}
 			return nil
 		}
+		if exhausted(err) { // to give up would end the machine
+			pause(ctx, acceptPause)
+			continue
+		}
 		if err != nil {
 			return fmt.Errorf("accept daemon: %w", err)
 		}
