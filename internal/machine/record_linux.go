@@ -46,6 +46,9 @@ func LoadRecord(p profile.Profile) (Record, error) {
 	if err := json.Unmarshal(text, &r); err != nil {
 		return r, fmt.Errorf("%s is damaged: %w; type: portolan down && portolan up", recordPath(p), err)
 	}
+	if r.Helper.PID <= 0 || r.Init.PID <= 0 {
+		return Record{}, fmt.Errorf("%s is damaged: it names no processes; type: portolan down && portolan up", recordPath(p))
+	}
 	return r, nil
 }
 
@@ -113,10 +116,16 @@ func (r Record) AwaitEnd(ctx context.Context) (string, error) {
 	var poll []unix.PollFd
 	for _, process := range []Process{r.Helper, r.Init} {
 		fd, err := unix.PidfdOpen(process.PID, 0)
-		if err != nil || !process.Alive() {
+		if errors.Is(err, unix.ESRCH) {
 			return names[len(poll)], nil
 		}
+		if err != nil {
+			return "", fmt.Errorf("watch machine: %w", err)
+		}
 		defer unix.Close(fd)
+		if !process.Alive() {
+			return names[len(poll)], nil
+		}
 		poll = append(poll, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
 	}
 	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
