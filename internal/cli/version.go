@@ -20,7 +20,7 @@ func (g *global) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:     "version",
 		Short:   "Print the versions of Portolan and of what runs",
-		Long:    "Prints the version of this program and, while the machine runs, of its daemon,\nits agent and its engine. After an upgrade the daemon is the old one until\n'portolan down' and 'portolan up'.",
+		Long:    "Prints the version of this program and, while the machine runs, of its daemon,\nits agent and its engine. After an upgrade the daemon is the old one until\n'portolan up', with which the new one takes the machine over.",
 		Example: "  portolan version --json",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
