@@ -135,9 +135,6 @@ func (d *daemon) prepare(ctx context.Context) error {
 			return fmt.Errorf("make directory: %w", err)
 		}
 	}
-	if err := checkRoom(p.StateDir); err != nil {
-		return err
-	}
 	return d.progress.step("engine found", func() (err error) {
 		d.binaries, err = engine.Find(ctx, d.Options.Engine, d.EngineDir)
 		return err
@@ -145,7 +142,8 @@ func (d *daemon) prepare(ctx context.Context) error {
 }
 
 // openMachine takes over the machine that runs, or starts one. One that can't be
-// taken over is left as it is.
+// taken over is left as it is. Only a start needs room on the disk: whom a full
+// one stops is the engine, not what containers send.
 func (d *daemon) openMachine(ctx context.Context) error {
 	record, err := machine.LoadRecord(d.Profile)
 	if err == nil && record.Helper.Alive() && record.Init.Alive() {
@@ -159,6 +157,9 @@ func (d *daemon) openMachine(ctx context.Context) error {
 		err = machine.ForceDown(d.Profile, record)
 	}
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := checkRoom(d.Profile.StateDir); err != nil {
 		return err
 	}
 	routes, err := hostRoutes()
