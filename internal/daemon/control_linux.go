@@ -33,6 +33,7 @@ func (d *daemon) startControl() (*control, error) {
 		answer(w, http.StatusOK, d.status(r.Context()), d.Log)
 	})
 	d.servePorts(mux)
+	d.serveNames(mux)
 	mux.HandleFunc("POST /v1/down", func(w http.ResponseWriter, r *http.Request) {
 		// The caller may go away; what was begun is finished.
 		if err := d.Down(context.WithoutCancel(r.Context())); err != nil {
@@ -47,7 +48,7 @@ func (d *daemon) startControl() (*control, error) {
 	})
 	c := &control{server: &http.Server{Handler: mux, ReadHeaderTimeout: time.Second}}
 	c.served.Go(func() {
-		if err := c.server.Serve(agentlink.OwnersOnly(listener, d.Log)); !errors.Is(err, http.ErrServerClosed) {
+		if err := c.server.Serve(agentlink.OwnersOnly(newSpareListener(listener), d.Log)); !errors.Is(err, http.ErrServerClosed) {
 			d.Log.Error("serve control socket", "err", err)
 		}
 	})

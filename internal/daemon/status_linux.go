@@ -47,7 +47,7 @@ func (d *daemon) status(ctx context.Context) api.Status {
 		}
 		s.Engine.Containers = count
 	}
-	s.Problems = append(s.Problems, problems(s)...)
+	s.Problems = append(append(s.Problems, problems(s)...), d.limits()...)
 	if s.State == api.Running && len(s.Problems) > 0 {
 		s.State = api.Degraded
 	}
