@@ -74,7 +74,7 @@ func Run(ctx context.Context, log *slog.Logger) error {
 		return nil
 	})
 	group.Go(func() error { return supervisor.Run(ctx) })
-	group.Go(func() error { return serveShutdown(ctx, profile.SharedMount, supervisor.Shutdown, log) })
+	group.Go(func() error { return serveHost(ctx, profile.SharedMount, supervisor, log) })
 	group.Go(func() error { return guest.FollowMirrors(ctx, log) })
 	group.Go(func() error { return guest.FollowNames(ctx, log) })
 	group.Go(func() error { return guest.WatchNetworks(ctx, told.setNetworks, log) })
@@ -92,6 +92,7 @@ func newSupervisor(cfg spec.Machine, proxy string, report func(api.Engine), log 
 			InitPath:   initPath(cfg.EngineBin),
 			Rootless:   cfg.Rootless,
 			Version:    cfg.EngineVersion,
+			Mode:       cfg.Mode,
 		},
 		Options: cfg.EngineOptions,
 		LogDir:  cfg.Profile.LogDir(),

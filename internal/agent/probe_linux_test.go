@@ -2,12 +2,15 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/portolan-net/portolan/internal/portolan"
 )
 
 // What the agent's socket serves: probes and the engine's end.
@@ -22,8 +25,7 @@ func TestAgentSocket(t *testing.T) {
 	ended := make(chan error, 1)
 	stopped := make(chan struct{}, 1)
 	go func() {
-		stop := func(context.Context) error { stopped <- struct{}{}; return nil }
-		ended <- serveShutdown(ctx, dir, stop, slog.New(slog.DiscardHandler))
+		ended <- serveHost(ctx, dir, fakeSupervisor{stopped}, slog.New(slog.DiscardHandler))
 	}()
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
 		conn, err := net.Dial("unix", filepath.Join(dir, socketName))
@@ -46,6 +48,13 @@ func TestAgentSocket(t *testing.T) {
 	if err := Shutdown(t.Context(), dir); err != nil || len(stopped) != 1 {
 		t.Errorf("Shutdown = %v, called %d times", err, len(stopped))
 	}
+	options := map[string]any{"debug": true}
+	if err := ConfigureEngine(t.Context(), dir, EngineConfig{Mode: portolan.IPv6Only, Options: options}); err != nil {
+		t.Errorf("ConfigureEngine = %v", err)
+	}
+	if err := ConfigureEngine(t.Context(), dir, EngineConfig{}); err == nil || !strings.Contains(err.Error(), "configure engine: no debug") {
+		t.Errorf("ConfigureEngine = %v, want what the engine says", err)
+	}
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
@@ -53,4 +62,19 @@ func TestAgentSocket(t *testing.T) {
 	if _, err := Probe(t.Context(), dir, "x:1"); err == nil {
 		t.Error("Probe works without an agent")
 	}
+}
+
+// fakeSupervisor takes one configuration and no other.
+type fakeSupervisor struct{ stopped chan struct{} }
+
+func (f fakeSupervisor) Shutdown(context.Context) error {
+	f.stopped <- struct{}{}
+	return nil
+}
+
+func (fakeSupervisor) Configure(_ context.Context, mode portolan.Mode, options map[string]any) error {
+	if mode != portolan.IPv6Only || options["debug"] != true {
+		return errors.New("no debug")
+	}
+	return nil
 }

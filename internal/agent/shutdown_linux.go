@@ -1,7 +1,9 @@
 package agent
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,15 +15,24 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/portolan-net/portolan/internal/portolan"
 )
 
 // socketName is the agent's own socket in the shared directory.
 const socketName = "agent.sock"
 
-// serveShutdown lets the host ask for the engine's orderly end: POST
-// /v1/shutdown answers when dockerd has stopped its containers and itself; and
-// for a connection out of the machine: GET /v1/probe?target=HOST:PORT.
-func serveShutdown(ctx context.Context, sharedDir string, shutdown func(context.Context) error, log *slog.Logger) error {
+// supervisor is what the host asks for: engine.Supervisor has it.
+type supervisor interface {
+	Shutdown(ctx context.Context) error
+	Configure(ctx context.Context, mode portolan.Mode, options map[string]any) error
+}
+
+// serveHost lets the host ask for the engine's orderly end: POST /v1/shutdown
+// answers when dockerd has stopped its containers and itself; for another
+// configuration: POST /v1/engine with an EngineConfig answers when dockerd runs
+// with it; and for a connection out of the machine: GET /v1/probe?target=HOST:PORT.
+func serveHost(ctx context.Context, sharedDir string, supervisor supervisor, log *slog.Logger) error {
 	path := filepath.Join(sharedDir, socketName)
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -35,8 +46,19 @@ func serveShutdown(ctx context.Context, sharedDir string, shutdown func(context.
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/shutdown", func(w http.ResponseWriter, r *http.Request) {
-		if err := shutdown(r.Context()); err != nil {
+		if err := supervisor.Shutdown(r.Context()); err != nil {
 			log.Warn("stop engine", "err", err)
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+		}
+	})
+	mux.HandleFunc("POST /v1/engine", func(w http.ResponseWriter, r *http.Request) {
+		var c EngineConfig
+		err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxConfig)).Decode(&c)
+		if err == nil {
+			err = supervisor.Configure(r.Context(), c.Mode, c.Options)
+		}
+		if err != nil {
+			log.Warn("configure engine", "err", err)
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 		}
 	})
@@ -53,18 +75,42 @@ func serveShutdown(ctx context.Context, sharedDir string, shutdown func(context.
 // Shutdown asks the agent behind sharedDir, as the host sees it, to stop the
 // engine with its containers; each gets its own stop signal and time-out.
 func Shutdown(ctx context.Context, sharedDir string) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://agent/v1/shutdown", http.NoBody)
+	return post(ctx, sharedDir, "/v1/shutdown", "stop engine", http.NoBody)
+}
+
+// EngineConfig is what can change about a running engine.
+type EngineConfig struct {
+	Mode    portolan.Mode  `json:"mode"`
+	Options map[string]any `json:"options"`
+}
+
+// maxConfig bounds an EngineConfig: that of a settings file.
+const maxConfig = 1 << 20
+
+// ConfigureEngine asks the agent behind sharedDir to restart dockerd with another
+// configuration. It returns when dockerd answers again, or says why it does not
+// take it; then nothing has changed.
+func ConfigureEngine(ctx context.Context, sharedDir string, c EngineConfig) error {
+	text, err := json.Marshal(c)
+	if err != nil {
+		return fmt.Errorf("configure engine: %w", err)
+	}
+	return post(ctx, sharedDir, "/v1/engine", "configure engine", bytes.NewReader(text))
+}
+
+func post(ctx context.Context, sharedDir, path, doing string, body io.Reader) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://agent"+path, body)
 	if err != nil {
 		return err
 	}
 	response, err := agentClient(sharedDir).Do(request)
 	if err != nil {
-		return fmt.Errorf("ask agent to stop the engine: %w", err)
+		return fmt.Errorf("%s: ask agent: %w", doing, err)
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(response.Body, 1024)) // only for the message
-		return fmt.Errorf("stop engine: %s", strings.TrimSpace(string(text)))
+		return fmt.Errorf("%s: %s", doing, strings.TrimSpace(string(text)))
 	}
 	return nil
 }

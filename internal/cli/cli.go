@@ -81,7 +81,8 @@ type Platform struct {
 type Program struct {
 	Platform   Platform
 	Version    string
-	Executable string // this program, absolute: the daemon is started from it
+	Executable string   // this program, absolute: the daemon is started from it
+	AdminFiles []string // in place of settings.AdminFiles; nil: those
 	In         io.Reader
 	Out, Err   io.Writer
 }

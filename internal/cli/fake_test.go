@@ -92,6 +92,14 @@ func serveFake(ctx context.Context, o cli.ServeOptions, ready func()) error {
 			Engine:     api.Engine{Version: "29.0.1", Source: o.Engine, Ready: true},
 		})
 	})
+	mux.HandleFunc("POST /v1/settings", func(w http.ResponseWriter, r *http.Request) {
+		restarted := r.URL.Query().Get("restart") == "true"
+		applied := api.Applied{Restarted: restarted}
+		if !restarted {
+			applied.Pending = []string{"the engine waits"}
+		}
+		_ = json.NewEncoder(w).Encode(applied)
+	})
 	mux.HandleFunc("POST /v1/down", func(w http.ResponseWriter, _ *http.Request) {
 		if os.Getenv("FAKE_DOWN") == "error" {
 			w.WriteHeader(http.StatusInternalServerError)

@@ -43,7 +43,8 @@ func command(platform cli.Platform) int {
 	}
 	program := cli.Program{
 		Platform: platform, Version: "v1.2.3", Executable: executable,
-		In: os.Stdin, Out: os.Stdout, Err: os.Stderr,
+		AdminFiles: []string{filepath.Join(os.Getenv("FAKE_ADMIN"), "admin-settings.json")},
+		In:         os.Stdin, Out: os.Stdout, Err: os.Stderr,
 	}
 	return program.Main(ctx, os.Args[1:])
 }
@@ -73,10 +74,12 @@ func setup(env *testscript.Env) error {
 	}
 	env.Setenv("PORTOLAN_STATE_DIR", filepath.Join(env.WorkDir, "state"))
 	env.Setenv("PORTOLAN_RUNTIME_DIR", run)
+	env.Setenv("PORTOLAN_CONFIG_DIR", filepath.Join(env.WorkDir, "config"))
 	env.Setenv("PORTOLAN_PROFILE", "")
 	env.Setenv("DOCKER_CONFIG", filepath.Join(env.WorkDir, "docker"))
 	env.Setenv("SHELL", "/bin/bash")
 	env.Setenv("GORACE", "atexit_sleep_ms=0") // else every command lasts a second longer under the race detector
+	env.Setenv("FAKE_ADMIN", filepath.Join(env.WorkDir, "admin"))
 	env.Setenv("FAKE_PIDS", filepath.Join(env.WorkDir, "pids"))
 	env.Defer(func() {
 		killKeeper(run)

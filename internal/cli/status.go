@@ -100,6 +100,9 @@ func (g *global) printStatus(s api.Status, now time.Time) {
 	row("docker", "--context %s, or DOCKER_HOST=%s", s.Context, s.DockerHost)
 	row("engine", "%s", describeEngine(s.Engine))
 	row("network", "%s, %s", s.Link.V4, s.Link.V6)
+	if s.Mode != "" {
+		row("mode", "%s", s.Mode)
+	}
 	for _, p := range []struct {
 		name string
 		api.Process
@@ -114,6 +117,9 @@ func (g *global) printStatus(s api.Status, now time.Time) {
 			name = ""
 		}
 		row(name, "%s", describePort(port))
+	}
+	for _, pending := range s.Pending {
+		row("pending", "%s", pending)
 	}
 	for _, problem := range s.Problems {
 		row("problem", "%s", problem)

@@ -171,6 +171,7 @@ func (g *global) start(ctx context.Context, o startOptions, out io.Writer) (api.
 		Env: []string{
 			"PORTOLAN_STATE_DIR=" + filepath.Dir(g.profile.StateDir),
 			"PORTOLAN_RUNTIME_DIR=" + filepath.Dir(g.profile.RunDir),
+			"PORTOLAN_CONFIG_DIR=" + filepath.Dir(g.profile.ConfigDir),
 		},
 		Log:  g.daemonLog(),
 		Lock: lock,

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -19,6 +20,7 @@ import (
 	"github.com/portolan-net/portolan/internal/machine"
 	"github.com/portolan-net/portolan/internal/profile"
 	"github.com/portolan-net/portolan/internal/publish"
+	"github.com/portolan-net/portolan/internal/settings"
 	"github.com/portolan-net/portolan/internal/spec"
 )
 
@@ -43,6 +45,9 @@ type daemon struct {
 	progress *progress
 	started  time.Time
 	binaries engine.Binaries
+	settings *settings.Store
+	values   atomic.Pointer[settings.Values] // in force
+	families hostFamilies
 	spec     spec.Machine
 	deputy   *deputy.Deputy
 	adopted  bool // the machine was there before this daemon
@@ -60,6 +65,8 @@ type daemon struct {
 	state  api.State
 	ports  *publish.Table
 	added  *addedPorts
+
+	configured agent.EngineConfig // what the engine runs with
 }
 
 // Why the services end when somebody asked for it.
@@ -135,6 +142,9 @@ func (d *daemon) prepare(ctx context.Context) error {
 			return fmt.Errorf("make directory: %w", err)
 		}
 	}
+	if err := d.openSettings(); err != nil {
+		return err
+	}
 	return d.progress.step("engine found", func() (err error) {
 		d.binaries, err = engine.Find(ctx, d.Options.Engine, d.EngineDir)
 		return err
@@ -149,6 +159,7 @@ func (d *daemon) openMachine(ctx context.Context) error {
 	if err == nil && record.Helper.Alive() && record.Init.Alive() {
 		d.record, d.adopted = record, true
 		d.spec, err = spec.Load(d.Profile.SharedDir())
+		d.configured = agent.EngineConfig{Mode: d.spec.Mode, Options: d.spec.EngineOptions}
 		d.spec.Profile = d.Profile // the machine can write there; where files are is not its business
 		return err
 	}
@@ -166,17 +177,16 @@ func (d *daemon) openMachine(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	link, err := chooseLink(routes)
+	v := d.values.Load()
+	link, err := chooseLink(*v, routes)
 	if err != nil {
 		return err
 	}
+	d.configured = d.wantedConfig()
 	d.spec = spec.Machine{
 		Profile: d.Profile, Version: d.Version, Link: link, Rootless: os.Geteuid() != 0, AgentPath: d.AgentPath,
 		EngineBin: d.binaries.Dir, EngineSource: d.binaries.Source, EngineVersion: d.binaries.Version,
-		HostRoutes: routes,
-	}
-	if d.spec.EngineOptions, err = engineOptions(d.Profile); err != nil {
-		return err
+		HostRoutes: routes, Mode: v.Mode, EngineOptions: v.Engine,
 	}
 	if err := os.MkdirAll(d.Profile.SharedDir(), 0o700); err != nil {
 		return fmt.Errorf("make directory: %w", err)

@@ -8,6 +8,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/portolan-net/portolan/internal/portolan"
+	"github.com/portolan-net/portolan/internal/settings"
 )
 
 // hostRoutes lists the networks that the host has routes to, without default
@@ -38,11 +39,12 @@ func hostRoutes() ([]netip.Prefix, error) {
 }
 
 // chooseLink returns the default link, or the first free neighbour of it when
-// the host has routes that overlap: 192.168.66.0/24 and so on.
-func chooseLink(routes []netip.Prefix) (portolan.Link, error) {
-	link := portolan.DefaultLink()
+// the host has routes that overlap: 192.168.66.0/24 and so on. A subnet that
+// somebody chose is taken as it is; status names what it overlaps.
+func chooseLink(v settings.Values, routes []netip.Prefix) (portolan.Link, error) {
+	link := v.Link
 	free := func(p netip.Prefix) bool {
-		return !slices.ContainsFunc(routes, p.Overlaps)
+		return v.FixedV4 && p == v.Link.V4 || v.FixedV6 && p == v.Link.V6 || !slices.ContainsFunc(routes, p.Overlaps)
 	}
 	v4, v6 := link.V4.Addr().As4(), link.V6.Addr().As16()
 	const tries = 100

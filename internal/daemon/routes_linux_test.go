@@ -3,6 +3,9 @@ package daemon
 import (
 	"net/netip"
 	"testing"
+
+	"github.com/portolan-net/portolan/internal/portolan"
+	"github.com/portolan-net/portolan/internal/settings"
 )
 
 func TestChooseLink(t *testing.T) {
@@ -21,7 +24,7 @@ func TestChooseLink(t *testing.T) {
 			for _, r := range c.routes {
 				routes = append(routes, netip.MustParsePrefix(r))
 			}
-			link, err := chooseLink(routes)
+			link, err := chooseLink(settings.Values{Link: portolan.DefaultLink()}, routes)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -33,7 +36,7 @@ func TestChooseLink(t *testing.T) {
 			}
 		})
 	}
-	if _, err := chooseLink([]netip.Prefix{netip.MustParsePrefix("192.0.0.0/2")}); err == nil {
+	if _, err := chooseLink(settings.Values{Link: portolan.DefaultLink()}, []netip.Prefix{netip.MustParsePrefix("192.0.0.0/2")}); err == nil {
 		t.Error("no free network, yet one is chosen")
 	}
 }

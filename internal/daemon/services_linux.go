@@ -27,24 +27,27 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 	if err != nil {
 		return err
 	}
-	resolver := dns.New(dns.Config{Link: d.spec.Link, Source: names, Log: d.Log.With("part", "dns")})
+	resolver := dns.New(dns.Config{Link: d.spec.Link, Source: names, Filter: d.dnsFilter, Log: d.Log.With("part", "dns")})
 	path, err := router.Attach(ctx, d.Profile.HelperSocket(), d.spec.Link, d.Log.With("part", "router"))
 	if err != nil {
 		return err
 	}
 	out := egress.New(egress.Config{
 		Link: d.spec.Link, DNS: resolver, Machine: path, Log: d.Log.With("part", "egress"),
+		Mode: d.mode, AllowHost: d.allowHost,
 	})
 	containers := &containers{socket: d.Profile.EngineSocket()}
 	link := &agentSide{daemon: d, path: path}
 	link.Table = publish.New(publish.Config{
 		Link: d.spec.Link, Machine: path, Log: d.Log.With("part", "publish"),
-		Networks: link.networks, Holder: d.deputy.Holder,
+		Networks: link.networks, Holder: d.deputy.Holder, ListenOn: d.listenOn,
 		Relay: relay.TCP, Labels: containers.labels,
 	})
 	added := newAddedPorts(link.Table, containers, d.Log.With("part", "ports"))
 	d.setPorts(link.Table, added)
 
+	group.Go(func() error { return d.settings.Follow(ctx, d.settingsChanged, d.Log.With("part", "settings")) })
+	group.Go(func() error { return d.families.follow(ctx, d.Log.With("part", "families")) })
 	group.Go(func() error { return names.Run(ctx) })
 	group.Go(func() error { return resolver.Run(ctx) })
 	group.Go(func() error {

@@ -35,6 +35,9 @@ func (d *daemon) status(ctx context.Context) api.Status {
 	}
 	ports := d.ports
 	d.mu.Unlock()
+	s.Mode = d.mode()
+	s.Problems = append(s.Problems, d.settings.Snapshot().Problems...)
+	s.Problems = append(s.Problems, d.clashes(d.families.hostRoutes())...)
 	if ports != nil {
 		s.Ports = append(s.Ports, ports.List()...)
 	}
@@ -46,6 +49,7 @@ func (d *daemon) status(ctx context.Context) api.Status {
 			s.Problems = append(s.Problems, fmt.Sprintf("the engine does not list its containers: %v; see: portolan logs --source engine", err))
 		}
 		s.Engine.Containers = count
+		s.Pending = d.pending(ctx)
 	}
 	s.Problems = append(append(s.Problems, problems(s)...), d.limits()...)
 	if s.State == api.Running && len(s.Problems) > 0 {

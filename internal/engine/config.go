@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/netip"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -22,6 +23,7 @@ type Layout struct {
 	InitPath   string        // docker-init, "" when there is none
 	Rootless   bool          // the machine is an ordinary user's
 	Version    string        // of dockerd; "" for the bundled one's
+	Mode       portolan.Mode // what new networks get
 }
 
 // engineSocket is where programs in the machine expect the engine.
@@ -31,8 +33,6 @@ const containerdSocket = "/run/containerd/containerd.sock"
 
 // owned are the keys of daemon.json on which the network path rests.
 func (l Layout) owned() map[string]any {
-	gateway := l.Link.Host()
-	dns := l.Link.DNS()
 	owned := map[string]any{
 		"hosts":                []string{"unix://" + engineSocket, "unix://" + l.Socket},
 		"containerd":           containerdSocket,
@@ -43,12 +43,13 @@ func (l Layout) owned() map[string]any {
 		"allow-direct-routing": true,  // else replies to container addresses are dropped
 		"userland-proxy":       true,
 		"userland-proxy-path":  l.Shim,
-		"ipv6":                 true,
-		"dns":                  []string{dns.V4.String(), dns.V6.String()},
-		"host-gateway-ips":     []string{gateway.V4.String(), gateway.V6.String()},
+		"ipv6":                 l.Mode.IPv6(),
+		"dns":                  l.carried(l.Link.DNS()),
+		"host-gateway-ips":     l.carried(l.Link.Host()),
 		"default-network-opts": map[string]map[string]string{"bridge": {
 			"com.docker.network.bridge.enable_ip_masquerade": "false",
-			"com.docker.network.enable_ipv6":                 "true",
+			"com.docker.network.enable_ipv4":                 strconv.FormatBool(l.Mode.IPv4()),
+			"com.docker.network.enable_ipv6":                 strconv.FormatBool(l.Mode.IPv6()),
 		}},
 	}
 	if l.knowsMarks() {
@@ -71,6 +72,24 @@ func (l Layout) knowsMarks() bool {
 	major, _, _ := strings.Cut(strings.TrimPrefix(l.Version, "v"), ".")
 	n, err := strconv.Atoi(major)
 	return l.Version == "" || err == nil && n >= 29
+}
+
+// carried are those of a place's addresses that containers can reach.
+func (l Layout) carried(place portolan.Pair) []string {
+	var addrs []string
+	for _, addr := range []netip.Addr{place.V4, place.V6} {
+		if l.Mode.Carries(addr) {
+			addrs = append(addrs, addr.String())
+		}
+	}
+	return addrs
+}
+
+// CheckOptions refuses options that Portolan sets itself.
+func CheckOptions(options map[string]any) error {
+	// Which keys are Portolan's does not depend on the layout.
+	_, err := Layout{Link: portolan.DefaultLink(), InitPath: "any"}.DaemonJSON(options)
+	return err
 }
 
 // defaults are keys that the user's engine options may replace.

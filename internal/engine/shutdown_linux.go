@@ -18,6 +18,8 @@ const reloadWait = 200 * time.Millisecond
 // ran, so that restart policies hold at the next start.
 func (s *Supervisor) Shutdown(ctx context.Context) error {
 	s.stopping.Store(true)
+	s.config.Lock()
+	defer s.config.Unlock()
 	dockerd := process{name: "dockerd", runDir: s.Layout.RuntimeDir, argv: []string{"dockerd"}}
 	pid := dockerd.adopt()
 	if pid == 0 {

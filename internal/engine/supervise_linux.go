@@ -32,6 +32,8 @@ type Supervisor struct {
 	Log     *slog.Logger
 
 	stopping atomic.Bool // Shutdown was called: nothing is started again
+	asked    atomic.Bool // Configure ends dockerd: that is no failure
+	config   sync.Mutex  // guards Layout and Options once Run has begun, and the files made of them
 	mu       sync.Mutex  // guards status and calls of Report
 	status   api.Engine
 }
@@ -40,7 +42,9 @@ type Supervisor struct {
 // themselves go on, for the next agent to adopt.
 func (s *Supervisor) Run(ctx context.Context) error {
 	s.update(func(e *api.Engine) { e.Source, e.Version = s.Source, s.Version })
+	s.config.Lock()
 	configs, err := s.writeConfig()
+	s.config.Unlock()
 	if err != nil {
 		return err
 	}
@@ -113,6 +117,11 @@ func (s *Supervisor) keep(ctx context.Context, p process) error {
 		}
 		if err != nil {
 			exit = err.Error()
+		}
+		if p.name == "dockerd" && s.asked.CompareAndSwap(true, false) {
+			s.Log.Info("dockerd starts with another configuration")
+			s.update(func(e *api.Engine) { e.Ready = false })
+			continue
 		}
 		s.Log.Warn("engine program ended", "program", p.name, "exit", exit)
 		s.update(func(e *api.Engine) {

@@ -85,6 +85,10 @@ func resolved(path string) string {
 	return path
 }
 
+// Watched is the directory that has to be readable for a file to be followed: its
+// own or, where that is not there yet, the nearest above it.
+func Watched(path string) string { return existing(filepath.Dir(path)) }
+
 // existing is dir, or the nearest directory above it that exists.
 func existing(dir string) string {
 	for {

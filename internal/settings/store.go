@@ -28,6 +28,8 @@ type Files struct {
 	// by a Store with Remember.
 	Good     string
 	Remember bool
+	// Repair takes a user's file that is bad for none, so that it can be edited.
+	Repair bool
 	// CheckEngine refuses engine options that Portolan sets itself; nil allows all.
 	CheckEngine func(options map[string]any) error
 }
@@ -51,8 +53,12 @@ func Open(files Files) (*Store, error) {
 	if s.admin, problems, err = s.open(s.readAdmin, parseAdmin, goodAdmin, problems); err != nil {
 		return nil, fmt.Errorf("read admin settings: %w", err)
 	}
-	if s.user, problems, err = s.open(s.readUser, parseUser, goodUser, problems); err != nil {
+	user, told, err := s.open(s.readUser, parseUser, goodUser, problems)
+	if err != nil && !files.Repair {
 		return nil, fmt.Errorf("read settings: %w", err)
+	}
+	if err == nil {
+		s.user, problems = user, told
 	}
 	s.present = resolve(s.user, s.admin)
 	s.present.Problems = problems

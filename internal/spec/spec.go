@@ -29,6 +29,8 @@ type Machine struct {
 	// EngineSource is "bundled" or the path of an installed dockerd.
 	EngineSource  string `json:"engineSource"`
 	EngineVersion string `json:"engineVersion"`
+	// Mode is what the engine's new networks get.
+	Mode portolan.Mode `json:"mode,omitempty"`
 	// EngineOptions are merged into the engine's daemon.json.
 	EngineOptions map[string]any `json:"engineOptions,omitempty"`
 	// HostRoutes are networks that the host can reach; the engine must not

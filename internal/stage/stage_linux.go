@@ -28,6 +28,7 @@ type Stage struct {
 	Bin      lab.Binaries
 	StateDir string // PORTOLAN_STATE_DIR
 	RunDir   string // PORTOLAN_RUNTIME_DIR
+	ConfDir  string // PORTOLAN_CONFIG_DIR
 	Env      []string
 	User     *User // whose programs run on the host; nil for root's
 }
@@ -42,9 +43,11 @@ func New(t testing.TB, opts ...lab.Option) *Stage {
 	s := build(t, opts...)
 	s.StateDir = filepath.Join(s.Lab.Dir, "state")
 	s.RunDir = filepath.Join(s.Lab.Dir, "run")
+	s.ConfDir = filepath.Join(s.Lab.Dir, "config")
 	s.Env = []string{
 		"PORTOLAN_STATE_DIR=" + s.StateDir,
 		"PORTOLAN_RUNTIME_DIR=" + s.RunDir,
+		"PORTOLAN_CONFIG_DIR=" + s.ConfDir,
 		"DOCKER_CONFIG=" + filepath.Join(s.Lab.Dir, "docker"),
 		"DOCKER_HOST=unix://" + filepath.Join(s.RunDir, "default", "docker.sock"),
 		"PATH=" + s.Bin.Engine + ":" + filepath.Dir(s.Bin.Portolan) + ":" + os.Getenv("PATH"),

@@ -19,7 +19,7 @@ import (
 )
 
 // Networks of the engine are apart with its other firewall backend, too, which
-// the profile's engine options choose.
+// the profile's settings choose.
 func TestNetworksApartWithNftables(t *testing.T) {
 	s := stage.New(t)
 	options := setEngineOptions(t, s, `{"firewall-backend": "nftables", "ip-masq": true}`)
@@ -38,14 +38,14 @@ func TestNetworksApartWithNftables(t *testing.T) {
 	t.Run("--internal", func(t *testing.T) { checkInternal(t, s) })
 }
 
-// setEngineOptions writes the profile's engine.json and returns its path.
+// setEngineOptions writes the profile's settings and returns their path.
 func setEngineOptions(t *testing.T, s *stage.Stage, text string) string {
 	t.Helper()
-	path := filepath.Join(s.StateDir, "default", "engine.json")
+	path := filepath.Join(s.ConfDir, "default", "settings.json")
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(`{"linuxVM": {"dockerDaemonOptions": `+text+`}}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return path

@@ -332,8 +332,7 @@ func checkKilled(t *testing.T, s *stage.Stage) {
 // overlay network on which containers find each other by name.
 func checkSwarm(t *testing.T, s *stage.Stage) {
 	const options = `{"live-restore": false}` // which swarm mode excludes
-	dir := filepath.Join(s.StateDir, "two")
-	run(t, s, "sh", "-c", "mkdir -p "+dir+" && echo '"+options+"' > "+dir+"/engine.json")
+	s.Portolan(t, "--profile", "two", "settings", "set", "linuxVM.dockerDaemonOptions", options)
 	s.Portolan(t, "--profile", "two", "up")
 	t.Cleanup(func() { s.Portolan(t, "--profile", "two", "down", "--purge") })
 	docker := func(args ...string) string {

@@ -1,0 +1,209 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"os"
+	"reflect"
+	"syscall"
+	"time"
+
+	"github.com/portolan-net/portolan/internal/agent"
+	"github.com/portolan-net/portolan/internal/api"
+	"github.com/portolan-net/portolan/internal/dns"
+	"github.com/portolan-net/portolan/internal/engine"
+	"github.com/portolan-net/portolan/internal/portolan"
+	"github.com/portolan-net/portolan/internal/settings"
+	"github.com/portolan-net/portolan/internal/spec"
+)
+
+// openSettings reads the settings before anything is started with them. The
+// directory is made so that it can be named to the kernel when the daemon
+// confines itself.
+func (d *daemon) openSettings() (err error) {
+	if err := os.MkdirAll(d.Profile.ConfigDir, 0o700); err != nil {
+		return fmt.Errorf("make directory: %w", err)
+	}
+	d.settings, err = settings.Open(settings.Files{
+		User: d.Profile.SettingsFile(), Admin: settings.AdminFiles(), Good: d.Profile.StateDir, Remember: true,
+		CheckEngine: engine.CheckOptions,
+	})
+	if err != nil {
+		return err
+	}
+	d.settingsChanged(d.settings.Snapshot())
+	return nil
+}
+
+// settingsChanged puts the values in force that count at once.
+func (d *daemon) settingsChanged(s *settings.Snapshot) {
+	d.values.Store(&s.Values)
+	for _, problem := range s.Problems {
+		d.Log.Warn("settings file is bad", "problem", problem)
+	}
+	for _, warning := range s.Warnings {
+		d.Log.Warn("setting is not used", "warning", warning)
+	}
+	d.Log.Info("settings in force", "mode", s.Values.Mode, "dns", s.Values.Inhibition, "ports", s.Values.PortBinding, "hostLoopback", s.Values.HostLoopback)
+}
+
+func (d *daemon) mode() portolan.Mode { return d.values.Load().Mode }
+
+// allowHost is what egress asks before it goes to the host's loopback.
+func (d *daemon) allowHost(flow portolan.Flow) error {
+	if d.values.Load().HostLoopback {
+		return nil
+	}
+	return fmt.Errorf("reach the host for %s: setting %s: %w", flow, settings.KeyLoopback, syscall.EACCES)
+}
+
+// listenOn is where a port published on addr listens.
+func (d *daemon) listenOn(addr netip.Addr) netip.Addr {
+	return d.values.Load().PortBinding.Listen(addr)
+}
+
+// dnsFilter is what the resolver hides now.
+func (d *daemon) dnsFilter() dns.Filter {
+	v := d.values.Load()
+	return dnsFilter(v.Mode, v.Inhibition, d.families.now())
+}
+
+// dnsFilter: a mode hides the family that it refuses, from our own names too;
+// auto hides what leads nowhere from here.
+func dnsFilter(mode portolan.Mode, inhibition string, host families) dns.Filter {
+	f := dns.Filter{A: !mode.IPv4(), AAAA: !mode.IPv6()}
+	f.A, f.AAAA = f.A || inhibition == "ipv4", f.AAAA || inhibition == "ipv6"
+	f.OwnA, f.OwnAAAA = f.A, f.AAAA
+	// Without either family, the host may be about to get one: nothing is hidden.
+	if inhibition == "auto" && mode == portolan.DualStack && (host.v4 || host.v6) {
+		f.A, f.AAAA = !host.v4, !host.v6
+	}
+	return f
+}
+
+// engineConfig is what the running engine was told.
+func (d *daemon) engineConfig() agent.EngineConfig {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.configured
+}
+
+func (d *daemon) wantedConfig() agent.EngineConfig {
+	v := d.values.Load()
+	return agent.EngineConfig{Mode: v.Mode, Options: v.Engine}
+}
+
+// engineRestart bounds a restart of dockerd with another configuration.
+const engineRestart = 60 * time.Second
+
+// applySettings reads the files again, and restarts the engine if that is asked
+// for and changes anything.
+func (d *daemon) applySettings(ctx context.Context, restart bool) (api.Applied, error) {
+	if s, changed := d.settings.Reload(); changed {
+		d.settingsChanged(s)
+	}
+	var applied api.Applied
+	wanted := d.wantedConfig()
+	if restart && !same(wanted, d.engineConfig()) {
+		ctx, cancel := context.WithTimeout(ctx, engineRestart)
+		defer cancel()
+		if err := agent.ConfigureEngine(ctx, d.Profile.SharedDir(), wanted); err != nil {
+			return applied, err
+		}
+		applied.Restarted = true
+		if err := d.setConfigured(wanted); err != nil {
+			return applied, err
+		}
+	}
+	applied.Pending = d.pending(ctx)
+	return applied, nil
+}
+
+// setConfigured notes what the engine runs with, for the next agent as well.
+func (d *daemon) setConfigured(c agent.EngineConfig) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.configured = c
+	cfg := d.spec
+	cfg.Mode, cfg.EngineOptions = c.Mode, c.Options
+	return spec.Write(cfg)
+}
+
+func same(a, b agent.EngineConfig) bool {
+	if a.Mode == "" {
+		a.Mode = portolan.DualStack
+	}
+	if b.Mode == "" {
+		b.Mode = portolan.DualStack
+	}
+	return a.Mode == b.Mode && (len(a.Options) == 0 && len(b.Options) == 0 || reflect.DeepEqual(a.Options, b.Options))
+}
+
+// pending lists what does not count everywhere yet, and when it will.
+func (d *daemon) pending(ctx context.Context) []string {
+	wanted, running, v := d.wantedConfig(), d.engineConfig(), d.values.Load()
+	var found []string
+	if wanted.Mode != running.Mode && !same(agent.EngineConfig{Mode: wanted.Mode}, agent.EngineConfig{Mode: running.Mode}) {
+		found = append(found, fmt.Sprintf("%s %s: the router and DNS follow it; new networks will when the engine restarts: portolan settings apply", settings.KeyMode, wanted.Mode))
+	} else if docker0, err := bridgeIPv6(ctx, d.Profile.EngineSocket()); err == nil && docker0 != wanted.Mode.IPv6() {
+		found = append(found, fmt.Sprintf("%s %s: docker0 follows when the engine restarts while no container runs: stop them and type: portolan settings apply", settings.KeyMode, wanted.Mode))
+	}
+	if wanted.Mode = running.Mode; !same(wanted, running) {
+		found = append(found, settings.KeyEngine+": counts when the engine restarts: portolan settings apply")
+	}
+	for _, subnet := range []struct {
+		key        string
+		fixed      bool
+		wanted, in netip.Prefix
+	}{{settings.KeySubnet4, v.FixedV4, v.Link.V4, d.spec.Link.V4}, {settings.KeySubnet6, v.FixedV6, v.Link.V6, d.spec.Link.V6}} {
+		if subnet.fixed && subnet.wanted != subnet.in {
+			found = append(found, fmt.Sprintf("%s %s: the machine is on %s until: portolan down && portolan up", subnet.key, subnet.wanted, subnet.in))
+		}
+	}
+	return found
+}
+
+// clashes names networks of the host that overlap the machine's own.
+func (d *daemon) clashes(routes []netip.Prefix) []string {
+	v := d.values.Load()
+	var found []string
+	for _, own := range []struct {
+		key    string
+		fixed  bool
+		subnet netip.Prefix
+	}{{settings.KeySubnet4, v.FixedV4, d.spec.Link.V4}, {settings.KeySubnet6, v.FixedV6, d.spec.Link.V6}} {
+		for _, route := range routes {
+			if !route.Overlaps(own.subnet) {
+				continue
+			}
+			advice := "another one is chosen by: portolan down && portolan up"
+			if own.fixed {
+				advice = fmt.Sprintf("choose another one: portolan settings set %s ..., then: portolan down && portolan up", own.key)
+			}
+			found = append(found, fmt.Sprintf("the host has a route to %s, which overlaps the machine's network %s: containers do not reach it; %s", route, own.subnet, advice))
+		}
+	}
+	return found
+}
+
+// bridgeIPv6 asks the engine whether docker0 has IPv6.
+func bridgeIPv6(ctx context.Context, engineSocket string) (bool, error) {
+	var network struct{ EnableIPv6 bool }
+	err := askEngine(ctx, engineSocket, "/networks/bridge", func(r io.Reader) error { return json.NewDecoder(r).Decode(&network) })
+	return network.EnableIPv6, err
+}
+
+// serveSettings is POST /v1/settings.
+func (d *daemon) serveSettings(w http.ResponseWriter, r *http.Request) {
+	// The caller may go away; a restart that was begun is finished.
+	applied, err := d.applySettings(context.WithoutCancel(r.Context()), r.URL.Query().Get("restart") == "true")
+	if err != nil {
+		answer(w, http.StatusInternalServerError, map[string]string{"error": err.Error()}, d.Log)
+		return
+	}
+	answer(w, http.StatusOK, applied, d.Log)
+}
