@@ -97,6 +97,15 @@ func (l local) place(name string) (portolan.Pair, bool) {
 	return portolan.Pair{}, false
 }
 
+// owns reports whether a name is ours, whatever the hosts file says.
+func (l local) owns(name string) bool {
+	if _, ok := l.place(name); ok || isLocalhost(name) {
+		return true
+	}
+	addr, ok := reverseAddr(name)
+	return ok && (addr.IsLoopback() || l.link.Host().Has(addr) || l.link.Gateway().Has(addr) || l.link.Machine().Has(addr))
+}
+
 // reachable lists those addresses of a place to which a path works.
 func (l local) reachable(place portolan.Pair) []netip.Addr {
 	if l.ipv6() {

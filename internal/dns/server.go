@@ -163,23 +163,33 @@ func (s *Server) respond(ctx context.Context, raw []byte, how transport, deliver
 		return
 	}
 	q.hidden = s.filter().of(q)
+	s.resolve(ctx, q, how, func(f finding) { deliver(fit(f.answer, q, how)) })
+}
+
+// resolve finds the answer to one query: it calls found exactly once, and returns
+// when all that it started has ended, which may be some time after found.
+func (s *Server) resolve(ctx context.Context, q *query, how transport, found func(finding)) {
 	names := s.source.NameConfig()
 	if answer, known := s.local.answer(q, names.Hosts); known {
-		deliver(fit(answer, q, how))
+		source := FromHosts
+		if s.local.owns(q.name) {
+			source = FromPortolan
+		}
+		found(finding{answer: answer, source: source})
 		return
 	}
-	if found, ok := s.cache.lookup(q, names, time.Now()); ok {
-		deliver(fit(found.answer, q, how))
+	if hit, ok := s.cache.lookup(q, names, time.Now()); ok {
+		found(finding{answer: hit.answer, source: FromCache, server: hit.from, age: hit.age})
 		return
 	}
 	s.forward.exchange(ctx, q, names.Resolver, how, func(answer []byte, from netip.AddrPort, err error) {
 		if err != nil {
 			s.log.Debug("query failed", "name", q.name, "type", q.qtype, "err", err)
-			answer = failure(q, err)
-		} else {
-			s.cache.store(q, names, answer, from, time.Now())
+			found(finding{answer: failure(q, err), source: FromNobody, err: err})
+			return
 		}
-		deliver(fit(answer, q, how))
+		s.cache.store(q, names, answer, from, time.Now())
+		found(finding{answer: answer, source: FromResolver, server: from})
 	})
 }
 

@@ -1,0 +1,70 @@
+package dns
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+
+	miekg "github.com/miekg/dns"
+
+	"github.com/portolan-net/portolan/internal/system"
+)
+
+func TestExplain(t *testing.T) {
+	upstream := startResolver(t, func(query []byte, _ netip.AddrPort, how transport) [][]byte {
+		switch m := unpackQuery(query); {
+		case m.Question[0].Name == "nobody.example.":
+			return [][]byte{rcodeAnswer(query, miekg.RcodeNameError)}
+		case m.Question[0].Name == "long.example." && how == overUDP:
+			answer := rcodeAnswer(query, miekg.RcodeSuccess)
+			answer[2] |= flagTC
+			return [][]byte{answer}
+		}
+		return [][]byte{addressAnswer(query, "192.0.2.1")}
+	})
+	cfg := resolverConfig(upstream)
+	cfg.Hosts = system.ParseHosts([]byte("203.0.113.9 printer\n"))
+	s := runServer(t, Config{}, cfg)
+	s.cache.hostOwn = func(netip.Addr) bool { return false }
+	for _, c := range []struct {
+		name, qtype string
+		want        Explanation
+	}{
+		{"host.docker.internal", "A", Explanation{Rcode: "NOERROR", Source: FromPortolan, Records: []string{"host.docker.internal. 0 IN A 192.168.65.254"}}},
+		{"printer", "a", Explanation{Rcode: "NOERROR", Source: FromHosts, Records: []string{"printer. 0 IN A 203.0.113.9"}}},
+		{"www.example", "A", Explanation{Rcode: "NOERROR", Source: FromResolver, Server: upstream.addr, Records: []string{"www.example. 60 IN A 192.0.2.1"}}},
+		{"www.example", "A", Explanation{Rcode: "NOERROR", Source: FromCache, Server: upstream.addr, Records: []string{"www.example. 60 IN A 192.0.2.1"}}},
+		{"nobody.example.", "TYPE65280", Explanation{Rcode: "NXDOMAIN", Source: FromResolver, Server: upstream.addr}},
+		{"long.example", "A", Explanation{Rcode: "NOERROR", Source: FromResolver, Server: upstream.addr, Records: []string{"long.example. 60 IN A 192.0.2.1"}}},
+	} {
+		got, err := s.Explain(t.Context(), c.name, c.qtype)
+		if err != nil {
+			t.Fatalf("%s %s: %v", c.name, c.qtype, err)
+		}
+		c.want.Servers = cfg.Resolver.Servers
+		got.Took, got.Age = 0, 0
+		if got, want := fmt.Sprintf("%+v", got), fmt.Sprintf("%+v", c.want); got != want { // no matter whether nil or empty
+			t.Errorf("%s %s is %s, want %s", c.name, c.qtype, got, want)
+		}
+	}
+	s.names.Set(system.NameConfig{})
+	got, err := s.Explain(t.Context(), "www.example", "A")
+	if err != nil || got.Source != FromNobody || got.Rcode != "SERVFAIL" || got.Error != errNoServers.Error() {
+		t.Errorf("without resolvers it is %+v, %v", got, err)
+	}
+	for _, wrong := range [][2]string{{"", "A"}, {"a..b", "A"}, {"www.example", "NOTYPE"}, {"www.example", "TYPE65536"}, {"www.example", "OPT"}} {
+		if got, err := s.Explain(t.Context(), wrong[0], wrong[1]); err == nil {
+			t.Errorf("%q is explained as %+v, want an error", wrong, got)
+		}
+	}
+}
+
+func TestExplainNamesWhatIsHidden(t *testing.T) {
+	upstream := answering(t, "192.0.2.1", 0)
+	s := runServer(t, Config{Filter: func() Filter { return Filter{A: true} }}, resolverConfig(upstream))
+	got, err := s.Explain(t.Context(), "www.example", "A")
+	if want := []string{"www.example. 60 IN A 192.0.2.1"}; err != nil || len(got.Records) != 0 || !slices.Equal(got.Hidden, want) || got.Rcode != "NOERROR" {
+		t.Errorf("it is %+v, %v, want %v hidden", got, err, want)
+	}
+}
