@@ -62,7 +62,7 @@ func (p *Program) root() *cobra.Command {
 	flags.StringVar(&g.name, "profile", "", "the `NAME` of the machine to work on; each has its own engine (default $PORTOLAN_PROFILE, or \"default\")")
 	flags.BoolVar(&g.json, "json", false, "print JSON for programs")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError{withFlagHint(cmd, err)} })
-	root.AddCommand(g.upCommand(), g.downCommand(), g.statusCommand(), g.portsCommand(), g.envCommand(), g.logsCommand(),
+	root.AddCommand(g.upCommand(), g.downCommand(), g.statusCommand(), g.portsCommand(), g.dnsCommand(), g.envCommand(), g.logsCommand(),
 		g.runCommand(), g.doctorCommand(), g.versionCommand(), g.serveCommand(), g.routerHelperCommand(), g.deputyCommand())
 	return root
 }

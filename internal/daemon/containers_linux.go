@@ -132,7 +132,7 @@ func (c *containers) events(ctx context.Context, use func()) error {
 				return err
 			}
 			switch event.Action {
-			case "start", "die", "destroy", "connect", "disconnect":
+			case "start", "die", "destroy", "rename", "connect", "disconnect":
 				use()
 			}
 		}

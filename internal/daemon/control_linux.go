@@ -33,6 +33,7 @@ func (d *daemon) startControl() (*control, error) {
 		answer(w, http.StatusOK, d.status(r.Context()), d.Log)
 	})
 	d.servePorts(mux)
+	d.serveNames(mux)
 	mux.HandleFunc("POST /v1/down", func(w http.ResponseWriter, r *http.Request) {
 		// The caller may go away; what was begun is finished.
 		if err := d.Down(context.WithoutCancel(r.Context())); err != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/portolan-net/portolan/internal/agent"
 	"github.com/portolan-net/portolan/internal/api"
 	"github.com/portolan-net/portolan/internal/daemon/deputy"
+	"github.com/portolan-net/portolan/internal/dns"
 	"github.com/portolan-net/portolan/internal/engine"
 	"github.com/portolan-net/portolan/internal/machine"
 	"github.com/portolan-net/portolan/internal/profile"
@@ -59,12 +60,13 @@ type daemon struct {
 	downOnce sync.Once
 	downErr  error // valid once gone is closed
 
-	mu     sync.Mutex // guards what follows
-	record machine.Record
-	engine api.Engine
-	state  api.State
-	ports  *publish.Table
-	added  *addedPorts
+	mu       sync.Mutex // guards what follows
+	record   machine.Record
+	engine   api.Engine
+	state    api.State
+	ports    *publish.Table
+	resolver *dns.Server
+	added    *addedPorts
 
 	configured agent.EngineConfig // what the engine runs with
 }

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -14,6 +15,7 @@ import (
 	"github.com/portolan-net/portolan/internal/dns"
 	"github.com/portolan-net/portolan/internal/egress"
 	"github.com/portolan-net/portolan/internal/machine"
+	"github.com/portolan-net/portolan/internal/portolan"
 	"github.com/portolan-net/portolan/internal/publish"
 	"github.com/portolan-net/portolan/internal/relay"
 	"github.com/portolan-net/portolan/internal/router"
@@ -28,15 +30,20 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 		return err
 	}
 	resolver := dns.New(dns.Config{Link: d.spec.Link, Source: names, Filter: d.dnsFilter, Log: d.Log.With("part", "dns")})
+	d.setResolver(resolver)
+	containers := &containers{socket: d.Profile.EngineSocket()}
+	hostNames := newHostNames(containers, namesAddr(), d.Log.With("part", "host-names"))
 	path, err := router.Attach(ctx, d.Profile.HelperSocket(), d.spec.Link, d.Log.With("part", "router"))
 	if err != nil {
 		return err
 	}
 	out := egress.New(egress.Config{
 		Link: d.spec.Link, DNS: resolver, Machine: path, Log: d.Log.With("part", "egress"),
-		Mode: d.mode, AllowHost: d.allowHost,
+		Mode: d.mode,
+		AllowHost: func(flow portolan.Flow) error {
+			return cmp.Or(d.allowHost(flow), hostNames.allow(flow))
+		},
 	})
-	containers := &containers{socket: d.Profile.EngineSocket()}
 	link := &agentSide{daemon: d, path: path}
 	link.Table = publish.New(publish.Config{
 		Link: d.spec.Link, Machine: path, Log: d.Log.With("part", "publish"),
@@ -70,6 +77,7 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 	})
 	group.Go(func() error { return d.watchMachine(ctx, path) })
 	group.Go(func() error { added.run(ctx); return nil })
+	group.Go(func() error { hostNames.run(ctx); return nil })
 	return nil
 }
 

@@ -1,0 +1,95 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/portolan-net/portolan/internal/api"
+)
+
+const dnsQueryHelp = `Asks as a container does, and says who knew the answer: Portolan itself, this
+host's hosts file, the cache, or which of this host's resolvers. Records that
+the setting dnsInhibition hides are shown as hidden.
+
+TYPE is A unless given: AAAA, MX, TXT, HTTPS, or TYPE and a number. The exit
+code is 0 when there is an answer, be it that the name does not exist.`
+
+func (g *global) dnsCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "dns", Short: "See how containers' names are resolved", Args: noSuchCommand,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(&cobra.Command{
+		Use:   "query NAME [TYPE]",
+		Short: "Show how a name is answered, and by whom",
+		Long:  dnsQueryHelp,
+		Example: `  portolan dns query wiki.corp.example
+  portolan dns query example.com AAAA
+  portolan dns query host.docker.internal --json | jq -r .source`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) < 1 || len(args) > 2 {
+				return usagef("want a name and perhaps a type, such as: portolan dns query example.com AAAA")
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			qtype := "A"
+			if len(args) == 2 {
+				qtype = strings.ToUpper(args[1])
+			}
+			answer, err := g.client().QueryDNS(cmd.Context(), args[0], qtype)
+			if err != nil {
+				return err
+			}
+			if g.json {
+				return g.printJSON(answer)
+			}
+			printAnswer(g.Out, answer)
+			if answer.Error != "" {
+				return fmt.Errorf("query %s %s: %s", args[0], qtype, answer.Error)
+			}
+			return nil
+		},
+	})
+	return cmd
+}
+
+// printAnswer writes an answer for people.
+func printAnswer(w io.Writer, a api.DNSAnswer) {
+	fmt.Fprintf(w, "%s %s: %s, %s\n", a.Name, a.Type, a.Rcode, origin(a))
+	for _, rr := range a.Records {
+		fmt.Fprintf(w, "  %s\n", rr)
+	}
+	for _, rr := range a.Hidden {
+		fmt.Fprintf(w, "  hidden by dnsInhibition: %s\n", rr)
+	}
+	if a.Rcode == "NOERROR" && len(a.Records)+len(a.Hidden) == 0 {
+		fmt.Fprintf(w, "  the name exists, but has no record of this type\n")
+	}
+}
+
+// origin says who knew an answer.
+func origin(a api.DNSAnswer) string {
+	switch a.Source {
+	case "portolan":
+		return "a name that Portolan gives"
+	case "hosts":
+		return "from this host's /etc/hosts"
+	case "cache":
+		return fmt.Sprintf("from the cache, where it is since %s, given by resolver %s", a.Age.Round(time.Second), a.Server)
+	case "resolver":
+		return fmt.Sprintf("from resolver %s after %s", a.Server, a.Took.Round(100*time.Microsecond))
+	}
+	var servers []string
+	for _, s := range a.Servers {
+		servers = append(servers, s.String())
+	}
+	if len(servers) == 0 {
+		return "this host's /etc/resolv.conf names no resolver"
+	}
+	return "none of this host's resolvers answers: " + strings.Join(servers, ", ")
+}
