@@ -297,7 +297,7 @@ func checkRefused(t *testing.T, s *stage.Stage) {
 
 // checkRandom publishes at ports of the engine's choice.
 func checkRandom(t *testing.T, s *stage.Stage) {
-	for _, flags := range [][]string{{"-P", "--expose", "7000-7004", "--expose", "7000/udp"}, {"-p", "127.0.0.1::80", "-p", "80"}} {
+	for _, flags := range [][]string{{"-P", "--expose", "7000-7004", "--expose", "7000/udp"}, {"-p", "127.0.0.1::80", "-p", "81"}} {
 		s.Docker(t, append(append([]string{"run", "-d", "--name", "random"}, flags...), testimage.Name, "web")...)
 		list := ports(t, s)
 		s.Docker(t, "rm", "-f", "random")
