@@ -32,6 +32,8 @@ func TestExplain(t *testing.T) {
 		want        Explanation
 	}{
 		{"host.docker.internal", "A", Explanation{Rcode: "NOERROR", Source: FromPortolan, Records: []string{"host.docker.internal. 0 IN A 192.168.65.254"}}},
+		{"web.portolan.internal", "A", Explanation{Rcode: "NXDOMAIN", Source: FromPortolan}},
+		{"webportolan.internal", "A", Explanation{Rcode: "NOERROR", Source: FromResolver, Server: upstream.addr, Records: []string{"webportolan.internal. 60 IN A 192.0.2.1"}}},
 		{"printer", "a", Explanation{Rcode: "NOERROR", Source: FromHosts, Records: []string{"printer. 0 IN A 203.0.113.9"}}},
 		{"www.example", "A", Explanation{Rcode: "NOERROR", Source: FromResolver, Server: upstream.addr, Records: []string{"www.example. 60 IN A 192.0.2.1"}}},
 		{"www.example", "A", Explanation{Rcode: "NOERROR", Source: FromCache, Server: upstream.addr, Records: []string{"www.example. 60 IN A 192.0.2.1"}}},

@@ -29,6 +29,7 @@ const ownTTL = 0
 //	our own names                 places on the link       no data
 //	localhost, *.localhost        127.0.0.1, ::1           no data (RFC 6761)
 //	names in the hosts file       what it says, see below  forwarded
+//	portolan.internal             NXDOMAIN: for the host   NXDOMAIN
 //	PTR of our places             the name                 no data
 //	PTR of loopback addresses     localhost                no data
 //	PTR of hosts file addresses   the first name           forwarded
@@ -48,6 +49,9 @@ type local struct {
 func (l local) answer(q *query, hosts system.Hosts) (answer []byte, known bool) {
 	if q.class != miekg.ClassINET {
 		return nil, false
+	}
+	if inZone(q.name) { // the host's resolver may know it, from us
+		return pack(reply(q, miekg.RcodeNameError), q), true
 	}
 	records, known := l.records(q, hosts)
 	if !known {
@@ -99,7 +103,7 @@ func (l local) place(name string) (portolan.Pair, bool) {
 
 // owns reports whether a name is ours, whatever the hosts file says.
 func (l local) owns(name string) bool {
-	if _, ok := l.place(name); ok || isLocalhost(name) {
+	if _, ok := l.place(name); ok || isLocalhost(name) || inZone(name) {
 		return true
 	}
 	addr, ok := reverseAddr(name)

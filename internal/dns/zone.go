@@ -40,6 +40,11 @@ func (z *Zone) Set(names map[string][]netip.Addr) {
 	z.names.Store(&lower)
 }
 
+// inZone reports names in the zone's domain, in lower case.
+func inZone(name string) bool {
+	return name == ZoneName || strings.HasSuffix(name, "."+ZoneName)
+}
+
 // Serve answers on both sockets until ctx ends; then it closes them, waits for
 // what it started and returns nil.
 func (z *Zone) Serve(ctx context.Context, udp net.PacketConn, tcp net.Listener) error {
