@@ -25,8 +25,7 @@ func TestParsePort(t *testing.T) {
 	}
 	for _, text := range []string{"", "80", "80:", ":80", "0:80", "70000:80", "8080:80/sctp", "8080:80/icmp", "host.name:8080:80", "[::1:8080:80", "1:2:3", "127.0.0.1::80"} {
 		got, err := parsePort(text, true)
-		var usage usageError
-		if !errors.As(err, &usage) {
+		if _, ok := errors.AsType[usageError](err); !ok {
 			t.Errorf("parsePort(%q) = %+v, %v; want a usage error", text, got, err)
 		}
 	}
