@@ -63,7 +63,7 @@ func (p *Program) root() *cobra.Command {
 	flags.BoolVar(&g.json, "json", false, "print JSON for programs")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError{withFlagHint(cmd, err)} })
 	root.AddCommand(g.upCommand(), g.downCommand(), g.statusCommand(), g.portsCommand(), g.dnsCommand(), g.envCommand(), g.logsCommand(),
-		g.runCommand(), g.doctorCommand(), g.versionCommand(), g.serveCommand(), g.routerHelperCommand(), g.deputyCommand())
+		g.runCommand(), g.settingsCommand(), g.doctorCommand(), g.versionCommand(), g.serveCommand(), g.routerHelperCommand(), g.deputyCommand())
 	return root
 }
 
