@@ -5,10 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/portolan-net/portolan/internal/agentlink"
 	"github.com/portolan-net/portolan/internal/relay"
@@ -28,6 +32,14 @@ func passThrough(ctx context.Context, listener *net.UnixListener, engineSocket s
 			if ctx.Err() != nil {
 				return nil
 			}
+			if isShortage(err) { // flows have used up what there is; to give up would end them all
+				log.Warn("accept pauses", "err", err)
+				select {
+				case <-ctx.Done():
+				case <-time.After(acceptPause):
+				}
+				continue
+			}
 			return fmt.Errorf("accept on engine socket: %w", err)
 		}
 		client, ok := accepted.(*net.UnixConn)
@@ -45,6 +57,18 @@ func passThrough(ctx context.Context, listener *net.UnixListener, engineSocket s
 		})
 	}
 }
+
+// acceptPause is how long accepting waits for others to give something back.
+const acceptPause = 100 * time.Millisecond
+
+// isShortage reports a lack of descriptors or memory, which passes.
+func isShortage(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.ENOMEM)
+}
+
+// maxList is more than any list of containers has: what the machine says is
+// not to fill this process's memory.
+const maxList = 64 << 20
 
 func dialEngine(ctx context.Context, engineSocket string) (*net.UnixConn, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", engineSocket)
@@ -72,7 +96,7 @@ func runningContainers(ctx context.Context, engineSocket string) (int, error) {
 	}
 	defer response.Body.Close()
 	var list []struct{}
-	if err := json.NewDecoder(response.Body).Decode(&list); err != nil {
+	if err := json.NewDecoder(io.LimitReader(response.Body, maxList)).Decode(&list); err != nil {
 		return 0, errors.New("list containers: " + err.Error())
 	}
 	return len(list), nil

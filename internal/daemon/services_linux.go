@@ -76,6 +76,7 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 		return passThrough(ctx, users, d.Profile.EngineSocket(), d.Log.With("part", "engine-socket"))
 	})
 	group.Go(func() error { return d.watchMachine(ctx, path) })
+	group.Go(func() error { trimLogs(ctx, d.Profile.LogDir(), d.Log); return nil })
 	group.Go(func() error { added.run(ctx); return nil })
 	group.Go(func() error { hostNames.run(ctx); return nil })
 	return nil
@@ -118,7 +119,7 @@ func (d *daemon) watchMachine(ctx context.Context, path *router.Datapath) error 
 			return err
 		}
 		if ended != machine.HelperName || !record.Init.Alive() {
-			return fmt.Errorf("%s ended: see %s/helper.log; type: portolan up", ended, d.Profile.LogDir())
+			return fmt.Errorf("%s ended; see: portolan logs; type: portolan up", ended)
 		}
 		d.Log.Warn("router helper died; it is started again", "pid", record.Helper.PID)
 		if time.Since(began) < helperPause {
