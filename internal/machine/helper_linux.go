@@ -112,8 +112,13 @@ func startInit(cfg spec.Machine) (init *exec.Cmd, release func() error, err erro
 		return nil, nil, err
 	}
 	defer gate.Close()
+	logFile, err := openLog(cfg.Profile, "agent")
+	if err != nil {
+		return nil, nil, errors.Join(err, open.Close())
+	}
+	defer logFile.Close()
 	init = exec.Command(cfg.AgentPath, "init", cfg.Profile.SharedDir())
-	init.Stdout, init.Stderr = os.Stderr, os.Stderr
+	init.Stdout, init.Stderr = logFile, logFile
 	init.ExtraFiles = []*os.File{gate}
 	init.Dir = "/"
 	init.Env = environment(os.Environ())
@@ -134,6 +139,11 @@ func startInit(cfg spec.Machine) (init *exec.Cmd, release func() error, err erro
 		return errors.Join(err, open.Close())
 	}
 	return init, release, nil
+}
+
+// openLog opens the log that `portolan logs` shows under a source's name.
+func openLog(p profile.Profile, source string) (*os.File, error) {
+	return os.OpenFile(filepath.Join(p.LogDir(), source+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 }
 
 func record(cfg spec.Machine, initPID int) error {

@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -54,7 +53,7 @@ func Resume(ctx context.Context, cfg spec.Machine, r Record, estate *router.Esta
 	if err != nil {
 		return r, errors.New("start router helper again: nsenter is not on PATH; as root, type: apt-get install util-linux")
 	}
-	logFile, err := os.OpenFile(filepath.Join(cfg.Profile.LogDir(), "helper.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	logFile, err := openLog(cfg.Profile, "helper")
 	if err != nil {
 		return r, err
 	}

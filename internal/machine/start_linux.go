@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -36,7 +35,7 @@ func Start(ctx context.Context, cfg spec.Machine) (Record, error) {
 	if err != nil {
 		return Record{}, err
 	}
-	logFile, err := os.OpenFile(filepath.Join(cfg.Profile.LogDir(), "helper.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	logFile, err := openLog(cfg.Profile, "helper")
 	if err != nil {
 		return Record{}, err
 	}
