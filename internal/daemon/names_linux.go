@@ -103,18 +103,9 @@ func (h *hostNames) follow(ctx context.Context) {
 	changed := make(chan struct{}, 1)
 	updated := make(chan struct{})
 	defer func() { <-updated }()
-	go func() { // one at a time, however many events there are
+	go func() {
 		defer close(updated)
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-changed:
-				if err := h.update(ctx); err != nil && ctx.Err() == nil {
-					h.log.Debug("names of containers are out of date", "err", err)
-				}
-			}
-		}
+		h.updateAfter(ctx, changed)
 	}()
 	for ctx.Err() == nil {
 		err := h.containers.events(ctx, func() {
@@ -127,6 +118,28 @@ func (h *hostNames) follow(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 		case <-time.After(eventsPause):
+		}
+	}
+}
+
+// secondLook comes after the last event: the engine tells of connected and
+// disconnected networks before its list has them.
+const secondLook = 300 * time.Millisecond
+
+// updateAfter updates once for all events that come meanwhile, until ctx ends.
+func (h *hostNames) updateAfter(ctx context.Context, changed <-chan struct{}) {
+	again := time.NewTimer(secondLook)
+	defer again.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+			again.Reset(secondLook)
+		case <-again.C:
+		}
+		if err := h.update(ctx); err != nil && ctx.Err() == nil {
+			h.log.Debug("names of containers are out of date", "err", err)
 		}
 	}
 }
