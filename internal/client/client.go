@@ -44,10 +44,16 @@ func New(p profile.Profile) *Client {
 	return &Client{profile: p, http: &http.Client{Transport: transport}}
 }
 
-// Status asks for the daemon's view of the profile.
+// Status asks for the daemon's view of the profile. It asks once more when the
+// daemon dies over the answer: then another one is there, or none.
 func (c *Client) Status(ctx context.Context) (api.Status, error) {
 	var status api.Status
-	if err := c.do(ctx, http.MethodGet, "/v1/status", &status); err != nil {
+	err := c.do(ctx, http.MethodGet, "/v1/status", &status)
+	if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		status = api.Status{}
+		err = c.do(ctx, http.MethodGet, "/v1/status", &status)
+	}
+	if err != nil {
 		return api.Status{}, wrap("ask for status", err)
 	}
 	return status, nil

@@ -59,6 +59,22 @@ func TestStatus(t *testing.T) {
 	}
 }
 
+// A daemon that dies over its answer is asked no second time, the next one is.
+func TestStatusOfTheNextDaemon(t *testing.T) {
+	p := testProfile(t, "default")
+	asked := 0
+	serve(t, p, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if asked++; asked == 1 {
+			panic(http.ErrAbortHandler) // the connection ends without an answer
+		}
+		_, _ = w.Write([]byte(`{"daemon":{"pid":43}}`))
+	}))
+	status, err := New(p).Status(t.Context())
+	if err != nil || status.Daemon.PID != 43 || asked != 2 {
+		t.Errorf("Status = %+v, %v after %d requests", status, err, asked)
+	}
+}
+
 func TestDown(t *testing.T) {
 	p := testProfile(t, "default")
 	var asked string
