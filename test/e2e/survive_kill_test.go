@@ -38,7 +38,13 @@ func TestKilledUnderLoad(t *testing.T) {
 		before.checkNetwork(t)
 	}
 
-	t.Run("helper", func(t *testing.T) {
+	// What comes after a failure would kill the wrong processes.
+	step := func(name string, do func(*testing.T)) {
+		if !t.Run(name, do) {
+			t.FailNow()
+		}
+	}
+	step("helper", func(t *testing.T) {
 		f := openFlows(t, s)
 		was := s.Status(t)
 		kill(t, was.Helper.PID)
@@ -53,7 +59,7 @@ func TestKilledUnderLoad(t *testing.T) {
 			t.Errorf("processes were %+v and are %+v, want another helper only", was, now)
 		}
 	})
-	t.Run("agent, dockerd and containerd", func(t *testing.T) {
+	step("agent, dockerd and containerd", func(t *testing.T) {
 		f := openFlows(t, s)
 		for _, program := range []string{"portolan-agent serve", "dockerd", "containerd --config"} {
 			kill(t, s.MachineProcess(t, program))
@@ -67,7 +73,7 @@ func TestKilledUnderLoad(t *testing.T) {
 		}
 		f.allGo(t)
 	})
-	t.Run("daemon", func(t *testing.T) { // it attaches to the second helper
+	step("daemon", func(t *testing.T) { // it attaches to the second helper
 		f := openFlows(t, s)
 		was := s.Status(t)
 		killed := time.Now()
@@ -80,10 +86,10 @@ func TestKilledUnderLoad(t *testing.T) {
 			t.Errorf("processes were %+v and are %+v, want another daemon only", was, now)
 		}
 	})
-	t.Run("nothing stale inside", func(t *testing.T) { inside.check(t, s) })
-	t.Run("daemon ten times", func(t *testing.T) { killTenTimes(t, s) })
-	t.Run("nothing stale inside then", func(t *testing.T) { inside.check(t, s) })
-	t.Run("PID 1", func(t *testing.T) {
+	step("nothing stale inside", func(t *testing.T) { inside.check(t, s) })
+	step("daemon ten times", func(t *testing.T) { killTenTimes(t, s) })
+	step("nothing stale inside then", func(t *testing.T) { inside.check(t, s) })
+	step("PID 1", func(t *testing.T) {
 		f := openFlows(t, s)
 		was := s.Status(t)
 		kill(t, was.Machine.PID)
@@ -91,7 +97,7 @@ func TestKilledUnderLoad(t *testing.T) {
 		f.allEndOutside(t, time.Now(), deadline)
 		before.checkNetwork(t)
 	})
-	t.Run("helper and daemon", func(t *testing.T) {
+	step("helper and daemon", func(t *testing.T) {
 		was := s.Status(t)
 		stop(t, was.Daemon.PID) // or it would start another helper
 		kill(t, was.Helper.PID)
@@ -99,7 +105,7 @@ func TestKilledUnderLoad(t *testing.T) {
 		comesBack(t, s, was)
 		before.checkNetwork(t)
 	})
-	t.Run("down", func(t *testing.T) {
+	step("down", func(t *testing.T) {
 		s.Portolan(t, "down")
 		before.check(t)
 	})
