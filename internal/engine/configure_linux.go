@@ -37,8 +37,11 @@ func (s *Supervisor) Configure(ctx context.Context, mode portolan.Mode, options 
 	pid := dockerd.adopt()
 	if pid != 0 {
 		s.asked.Store(true)
-		if err := unix.Kill(pid, unix.SIGTERM); err != nil && !errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("restart dockerd: %w", err)
+		if err := unix.Kill(pid, unix.SIGTERM); err != nil {
+			s.asked.Store(false) // it has ended by itself, and is started again anyway
+			if !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("restart dockerd: %w", err)
+			}
 		}
 		if err := awaitExit(ctx, pid); err != nil {
 			return fmt.Errorf("restart dockerd: %w", err)
