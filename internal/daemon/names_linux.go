@@ -20,12 +20,6 @@ import (
 	"github.com/portolan-net/portolan/internal/portolan"
 )
 
-// namesAddr is where the host asks for names of containers; docs/dns.md tells it
-// to users. The port is registered for nothing else and not ephemeral.
-func namesAddr() netip.AddrPort {
-	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 5399)
-}
-
 // hostNames keeps the names of containers for the host: each running container's
 // own, and those that it has on its networks. Theory of operation: after events
 // of the engine all containers are listed; those that are new, or whose addresses

@@ -32,7 +32,7 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 	resolver := dns.New(dns.Config{Link: d.spec.Link, Source: names, Filter: d.dnsFilter, Log: d.Log.With("part", "dns")})
 	d.setResolver(resolver)
 	containers := &containers{socket: d.Profile.EngineSocket()}
-	hostNames := newHostNames(containers, namesAddr(), d.Log.With("part", "host-names"))
+	hostNames := newHostNames(containers, d.settings.Snapshot().Values.HostNames, d.Log.With("part", "host-names"))
 	path, err := router.Attach(ctx, d.Profile.HelperSocket(), d.spec.Link, d.Log.With("part", "router"))
 	if err != nil {
 		return err

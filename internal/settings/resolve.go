@@ -76,6 +76,7 @@ type Values struct {
 	FixedV6      bool
 	Engine       map[string]any // dockerd's options
 	HostLoopback bool
+	HostNames    netip.AddrPort // not valid for nowhere
 }
 
 // resolve puts the layers over each other.
@@ -151,6 +152,7 @@ func (s *Snapshot) values() Values {
 		Engine:       get(KeyEngine).Value.options(),
 		HostLoopback: get(KeyLoopback).Value == `true`,
 	}
+	v.HostNames, _ = netip.ParseAddrPort(get(KeyHostNames).Value.Text())
 	v.Link.V4, v.FixedV4 = prefix(KeySubnet4)
 	v.Link.V6, v.FixedV6 = prefix(KeySubnet6)
 	return v

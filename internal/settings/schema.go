@@ -12,7 +12,8 @@ const (
 	List    Type = "list"   // of strings; on the command line also a,b,c
 	Subnet4 Type = "subnet" // an IPv4 network of /24 or wider, in a string
 	Subnet6 Type = "IPv6 subnet"
-	Options Type = "object" // also as JSON in a string, which is Docker Desktop's way
+	Address Type = "loopback address" // 127.0.0.1:PORT or [::1]:PORT, or "" for none
+	Options Type = "object"           // also as JSON in a string, which is Docker Desktop's way
 )
 
 // Applies says when a changed value counts.
@@ -51,6 +52,7 @@ const (
 	KeySubnet6    = "portolan.subnet6"
 	KeyEngine     = "linuxVM.dockerDaemonOptions"
 	KeyLoopback   = "portolan.hostLoopback"
+	KeyHostNames  = "portolan.hostNames"
 )
 
 // Keys is the schema, in the order in which people read it.
@@ -73,6 +75,7 @@ func Keys() []Key {
 		{Name: KeySubnet6, Type: Subnet6, Default: `"fdc4:f303:9324::/64"`, Unit: "CIDR", Applies: Machine, Ours: true, Help: "the same for IPv6"},
 		{Name: KeyEngine, Type: Options, Default: `{}`, Unit: "keys of dockerd's daemon.json", Applies: Restart, Help: "the engine's own options: registry mirrors, log driver, address pools; keys that Portolan sets itself are refused"},
 		{Name: KeyLoopback, Type: Boolean, Default: `true`, Applies: Live, Ours: true, Help: "whether host.docker.internal leads to the host's loopback; false answers \"prohibited\""},
+		{Name: KeyHostNames, Type: Address, Default: `"127.0.0.1:5399"`, Unit: "ADDRESS:PORT on loopback, or nothing", Applies: Machine, Ours: true, Help: "where this host asks for NAME.portolan.internal, the names of containers; see dns.md"},
 	}
 	keys = append(keys, proxyKeys("proxy", "what the engine uses to pull and push")...)
 	keys = append(keys, proxyKeys("containersProxy", "what containers use")...)

@@ -77,6 +77,14 @@ func (k Key) fromString(text string) (Value, string) {
 		if subnet, ok := k.subnet(text); ok {
 			return encode(subnet.String()), ""
 		}
+	case Address:
+		if text == "" {
+			return `""`, ""
+		}
+		// Anybody else on the network is not to learn what runs here.
+		if addr, err := netip.ParseAddrPort(text); err == nil && addr.Addr().IsLoopback() && addr.Port() != 0 {
+			return encode(addr.String()), ""
+		}
 	case Options:
 		if strings.TrimSpace(text) == "" {
 			return `{}`, ""
@@ -170,6 +178,8 @@ func (k Key) wants() string {
 		return "an IPv4 network of /8 to /24, such as \"192.168.65.0/24\""
 	case k.Type == Subnet6:
 		return "an IPv6 network of /32 to /64, such as \"fdc4:f303:9324::/64\""
+	case k.Type == Address:
+		return "an address and port on loopback, such as \"127.0.0.1:5399\", or \"\""
 	case k.Type == Options:
 		return "a JSON object of dockerd's options"
 	}
