@@ -48,6 +48,7 @@ type daemon struct {
 	binaries engine.Binaries
 	settings *settings.Store
 	values   atomic.Pointer[settings.Values] // in force
+	taking   sync.Mutex                      // guards that values never goes back to an older state
 	families hostFamilies
 	spec     spec.Machine
 	deputy   *deputy.Deputy

@@ -39,9 +39,17 @@ func (d *daemon) openSettings() (err error) {
 	return nil
 }
 
-// settingsChanged puts the values in force that count at once.
+// takeSettings puts the values in force that count at once: the store's latest,
+// whoever made the store read them.
+func (d *daemon) takeSettings() {
+	d.taking.Lock()
+	defer d.taking.Unlock()
+	d.values.Store(&d.settings.Snapshot().Values)
+}
+
+// settingsChanged takes them and tells the log.
 func (d *daemon) settingsChanged(s *settings.Snapshot) {
-	d.values.Store(&s.Values)
+	d.takeSettings()
 	for _, problem := range s.Problems {
 		d.Log.Warn("settings file is bad", "problem", problem)
 	}
@@ -105,6 +113,8 @@ const engineRestart = 60 * time.Second
 func (d *daemon) applySettings(ctx context.Context, restart bool) (api.Applied, error) {
 	if s, changed := d.settings.Reload(); changed {
 		d.settingsChanged(s)
+	} else {
+		d.takeSettings() // the follower may have read them, and not come to this yet
 	}
 	var applied api.Applied
 	wanted := d.wantedConfig()

@@ -1,16 +1,44 @@
 package daemon
 
 import (
+	"log/slog"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 
 	"github.com/portolan-net/portolan/internal/agent"
 	"github.com/portolan-net/portolan/internal/dns"
 	"github.com/portolan-net/portolan/internal/portolan"
+	"github.com/portolan-net/portolan/internal/profile"
 	"github.com/portolan-net/portolan/internal/settings"
 	"github.com/portolan-net/portolan/internal/spec"
 )
+
+// A follower that has read the files, and not yet come to use them, hides nothing
+// from who asks for them to be applied.
+func TestAppliedSettingsAreTheLatest(t *testing.T) {
+	dir := t.TempDir()
+	p := profile.Profile{StateDir: dir, RunDir: dir, ConfigDir: dir}
+	store, err := settings.Open(settings.Files{User: p.SettingsFile()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &daemon{settings: store, Options: Options{Profile: p, Log: slog.New(slog.DiscardHandler)}}
+	d.takeSettings()
+	if err := os.WriteFile(p.SettingsFile(), []byte(`{"dnsInhibition": "none"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, changed := store.Reload(); !changed {
+		t.Fatal("the follower sees no change")
+	}
+	if _, err := d.applySettings(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+	if got := d.values.Load().Inhibition; got != "none" {
+		t.Errorf("in force is %s", got)
+	}
+}
 
 func TestDNSFilter(t *testing.T) {
 	both, four, six, none := families{true, true}, families{v4: true}, families{v6: true}, families{}
