@@ -68,7 +68,9 @@ func Reap(agent string, log *slog.Logger) error {
 		if err := cmd.Start(); err != nil {
 			log.Error("start agent", "err", err)
 		} else {
-			log.Warn("agent ended", "status", reapUntil(cmd.Process.Pid))
+			pid := cmd.Process.Pid
+			_ = cmd.Process.Release() // its pidfd, which no Wait of ours closes
+			log.Warn("agent ended", "status", reapUntil(pid))
 		}
 		time.Sleep(respawnDelay)
 	}

@@ -61,6 +61,8 @@ func TestKilledUnderLoad(t *testing.T) {
 	})
 	step("agent, dockerd and containerd", func(t *testing.T) {
 		f := openFlows(t, s)
+		init := s.Status(t).Machine.PID
+		held := sizeOf(t, init).descriptors
 		for _, program := range []string{"portolan-agent serve", "dockerd", "containerd --config"} {
 			kill(t, s.MachineProcess(t, program))
 			f.allGo(t)
@@ -72,6 +74,9 @@ func TestKilledUnderLoad(t *testing.T) {
 			unharmed(t)
 		}
 		f.allGo(t)
+		if now := sizeOf(t, init).descriptors; now > held {
+			t.Errorf("PID 1 held %d descriptors and holds %d", held, now)
+		}
 	})
 	step("daemon", func(t *testing.T) { // it attaches to the second helper
 		f := openFlows(t, s)
