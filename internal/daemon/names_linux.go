@@ -43,10 +43,11 @@ func newHostNames(c *containers, addr netip.AddrPort, log *slog.Logger) *hostNam
 	return &hostNames{containers: c, addr: addr, log: log, known: map[string]namedContainer{}}
 }
 
-// allow keeps containers away from what tells the host about all of them.
+// allow keeps containers away from what tells the host about all of them: to them
+// nobody listens there.
 func (h *hostNames) allow(flow portolan.Flow) error {
 	if flow.Dst.Port() == h.addr.Port() && h.addr.IsValid() && flow.Proto != portolan.ICMP {
-		return fmt.Errorf("names of containers are for the host: %w", syscall.EACCES)
+		return fmt.Errorf("names of containers are for the host: %w", syscall.ECONNREFUSED)
 	}
 	return nil
 }

@@ -459,7 +459,9 @@ func onLoopback(t *testing.T, s *stage.Stage) []string {
 	var ports []uint16
 	for _, socket := range sockets {
 		if addr := socket.Local.Addr(); socket.Listening && socket.Proto == portolan.TCP && (addr.IsLoopback() || addr.IsUnspecified()) {
-			ports = append(ports, socket.Local.Port())
+			if socket.Local.String() != hostNamesAddr { // Portolan's own, refused to containers
+				ports = append(ports, socket.Local.Port())
+			}
 		}
 	}
 	slices.Sort(ports)
