@@ -63,7 +63,7 @@ func digest(n int64) string {
 const published = lab.HostV4 + ":8000"
 
 // publishedDown fetches a body from a published port.
-func publishedDown(r *soak, t testing.TB, random *rand.Rand) (int64, error) {
+func publishedDown(t testing.TB, r *soak, random *rand.Rand) (int64, error) {
 	t.Helper()
 	n := size(random)
 	response, err := request(t, r.s, http.MethodGet, published, "/bytes/"+strconv.FormatInt(n, 10), http.NoBody, 0)
@@ -83,7 +83,7 @@ func publishedDown(r *soak, t testing.TB, random *rand.Rand) (int64, error) {
 }
 
 // publishedUp sends a body to a published port, which answers with its digest.
-func publishedUp(r *soak, t testing.TB, random *rand.Rand) (int64, error) {
+func publishedUp(t testing.TB, r *soak, random *rand.Rand) (int64, error) {
 	t.Helper()
 	n := size(random)
 	response, err := request(t, r.s, http.MethodPost, published, "/sha256", io.LimitReader(testimage.Stream(), n), n)
@@ -109,10 +109,10 @@ const clientLife = 30 * time.Second
 
 // publishedUDP is a job that sends datagrams to a published port, which sends
 // them back.
-func publishedUDP() func(*soak, testing.TB, *rand.Rand) (int64, error) {
+func publishedUDP() func(testing.TB, *soak, *rand.Rand) (int64, error) {
 	var conn net.Conn
 	var since time.Time
-	return func(r *soak, t testing.TB, random *rand.Rand) (n int64, err error) {
+	return func(t testing.TB, r *soak, random *rand.Rand) (n int64, err error) {
 		t.Helper()
 		if conn == nil || time.Since(since) > clientLife {
 			if conn, err = r.s.Lab.Neighbour.Dial(t.Context(), "udp", lab.HostV4+":7000"); err != nil {
@@ -193,7 +193,7 @@ func receive(t testing.TB, s *stage.Stage) {
 }
 
 // streamOut sends a stream out of a container.
-func streamOut(r *soak, t testing.TB, random *rand.Rand) (int64, error) {
+func streamOut(t testing.TB, r *soak, random *rand.Rand) (int64, error) {
 	t.Helper()
 	n := size(random)
 	result, err := r.exec(t, "stream-send", streams, "-bytes", strconv.FormatInt(n, 10), "-timeout", "60s")
@@ -204,8 +204,8 @@ func streamOut(r *soak, t testing.TB, random *rand.Rand) (int64, error) {
 }
 
 // toolbox is a job that runs one command in a container.
-func toolbox(args ...string) func(*soak, testing.TB, *rand.Rand) (int64, error) {
-	return func(r *soak, t testing.TB, _ *rand.Rand) (int64, error) {
+func toolbox(args ...string) func(testing.TB, *soak, *rand.Rand) (int64, error) {
+	return func(t testing.TB, r *soak, _ *rand.Rand) (int64, error) {
 		t.Helper()
 		result, err := r.exec(t, args...)
 		return result.Bytes, err
@@ -247,7 +247,7 @@ func (r *soak) exec(t testing.TB, args ...string) (testimage.Result, error) {
 }
 
 // churn runs a container with a port, fetches from it, and removes it.
-func churn(r *soak, t testing.TB, random *rand.Rand) (got int64, err error) {
+func churn(t testing.TB, r *soak, random *rand.Rand) (got int64, err error) {
 	t.Helper()
 	r.making.RLock()
 	defer r.making.RUnlock()

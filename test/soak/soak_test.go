@@ -154,7 +154,7 @@ func (r *soak) status(t testing.TB) (status api.Status, err error) {
 func (r *soak) once(t testing.TB, j job, random *rand.Rand) {
 	t.Helper()
 	began := time.Now()
-	n, err := j.do(r, t, random)
+	n, err := j.do(t, r, random)
 	r.tally.add(j.name, n, err, r.log.disturbed(j.needs, began, time.Now()))
 	if err != nil {
 		time.Sleep(50 * time.Millisecond) // not as fast as it can fail
@@ -165,7 +165,7 @@ func (r *soak) once(t testing.TB, j job, random *rand.Rand) {
 type job struct {
 	name  string
 	needs []string // victims without which it may fail
-	do    func(r *soak, t testing.TB, random *rand.Rand) (int64, error)
+	do    func(t testing.TB, r *soak, random *rand.Rand) (int64, error)
 }
 
 // jobs are run by one worker each. What needs docker needs the engine.
