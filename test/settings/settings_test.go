@@ -3,7 +3,9 @@
 package settings_test
 
 import (
+	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -11,6 +13,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
 
 	"github.com/portolan-net/portolan/internal/lab"
 	"github.com/portolan-net/portolan/internal/stage"
@@ -29,10 +34,14 @@ const (
 // family is one IP version as the lab has it.
 type family struct {
 	name, web, host, record string
+	prefix, gateway, dns    string // of the host
 }
 
 func families() []family {
-	return []family{{"IPv4", lab.WebV4, lab.HostV4, "A"}, {"IPv6", lab.WebV6, lab.HostV6, "AAAA"}}
+	return []family{
+		{"IPv4", lab.WebV4, lab.HostV4, "A", lab.HostV4 + "/24", lab.GatewayV4, lab.DNSV4},
+		{"IPv6", lab.WebV6, lab.HostV6, "AAAA", lab.HostV6 + "/64", lab.GatewayV6, lab.DNSV6},
+	}
 }
 
 func hostPort(addr string, port uint16) string {
@@ -62,7 +71,9 @@ func TestSettings(t *testing.T) {
 	if now := s.Docker(t, "inspect", "-f", "{{.State.StartedAt}} {{.State.Pid}}", "always"); now != started {
 		t.Errorf("the container that ran all along was %s and is %s", started, now)
 	}
-	t.Run("a host without IPv6", func(t *testing.T) { checkHostWithout(t, s) })
+	v4, v6 := families()[0], families()[1]
+	t.Run("a host without IPv4", func(t *testing.T) { checkHostWithout(t, s, v4, v6) })
+	t.Run("a host without IPv6", func(t *testing.T) { checkHostWithout(t, s, v6, v4) })
 }
 
 // eventually is stage.Eventually with the promise for live changes.
@@ -162,14 +173,14 @@ func checkInhibition(t *testing.T, s *stage.Stage) {
 		}
 	}
 	s.Portolan(t, "settings", "set", "dnsInhibition", "ipv6")
-	s.Portolan(t, "settings", "set", "--yes", "defaultNetworkingMode", "ipv4only")
+	s.Portolan(t, "settings", "set", "--later", "defaultNetworkingMode", "ipv4only")
 	if got := strings.TrimSpace(s.Portolan(t, "settings", "get", "dnsInhibition")); got != "auto" {
 		t.Errorf("after a change of the mode the filter is %s, want auto", got)
 	}
 	if out, code := s.TryPortolan(t, "settings", "set", "dnsInhibition", "ipv6"); code != 1 || !strings.Contains(out, "only in dual-stack") {
 		t.Errorf("a filter outside dual-stack: exit code %d: %s", code, out)
 	}
-	s.Portolan(t, "settings", "set", "--yes", "defaultNetworkingMode", "dual-stack")
+	s.Portolan(t, "settings", "set", "--later", "defaultNetworkingMode", "dual-stack")
 }
 
 func checkLoopback(t *testing.T, s *stage.Stage) {
@@ -324,7 +335,9 @@ func checkLock(t *testing.T, s *stage.Stage) {
 func checkBadFile(t *testing.T, s *stage.Stage) {
 	s.Portolan(t, "settings", "set", "dnsInhibition", "ipv6")
 	write(t, settingsFile(s), "{\n\"dnsInhibition\": \"ipv5\"}")
-	told := func(p string) bool { return strings.Contains(p, settingsFile(s)+":2: dnsInhibition: \"ipv5\", want one of") }
+	told := func(p string) bool {
+		return strings.Contains(p, settingsFile(s)+":2: dnsInhibition: \"ipv5\", want one of")
+	}
 	eventually(t, "status names file, line, key and what is wanted", func() bool { return slices.ContainsFunc(s.Status(t).Problems, told) })
 	if got := lookup(t, s, "web.internet.test", "AAAA"); got.Outcome != testimage.NoData {
 		t.Errorf("the last good filter is not in force: %s", got.Outcome)
@@ -335,16 +348,51 @@ func checkBadFile(t *testing.T, s *stage.Stage) {
 
 // checkHostWithout takes a family from the host: nothing in a container waits
 // for a time-out, and names no longer lead there.
-func checkHostWithout(t *testing.T, s *stage.Stage) {
-	onHost(t, s, "sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/lan0/disable_ipv6")
-	eventually(t, "AAAA is hidden", func() bool { return lookup(t, s, "web.internet.test", "AAAA").Outcome == testimage.NoData })
-	v4, v6 := families()[0], families()[1]
-	checkOut(t, s, "always", v4, true)
-	checkOut(t, s, "always", v6, false)
-	if got := s.Exec(t, "always", "get", "http://web.internet.test/ip"); got.Outcome != testimage.OK || got.Duration() > atOnce {
+func checkHostWithout(t *testing.T, s *stage.Stage, gone, left family) {
+	if err := s.Lab.SetResolvConf("nameserver " + left.dns + "\n"); err != nil {
+		t.Fatal(err)
+	}
+	restore := takeAddresses(t, s, gone)
+	const name = "web.internet.test"
+	eventually(t, gone.record+" is hidden", func() bool { return lookup(t, s, name, gone.record).Outcome == testimage.NoData })
+	checkOut(t, s, "always", left, true)
+	checkOut(t, s, "always", gone, false)
+	if got := s.Exec(t, "always", "get", "http://"+name+"/ip"); got.Outcome != testimage.OK || got.Duration() > atOnce {
 		t.Errorf("by name: %s after %s", got.Outcome, got.Duration())
 	}
-	if got := lookup(t, s, "host.docker.internal", "AAAA"); got.Outcome != testimage.OK {
-		t.Errorf("host.docker.internal, which does not leave the host, has no AAAA: %s", got.Outcome)
+	if got := lookup(t, s, "host.docker.internal", gone.record); got.Outcome != testimage.OK {
+		t.Errorf("host.docker.internal, which does not leave the host, has no %s: %s", gone.record, got.Outcome)
+	}
+	restore()
+	eventually(t, gone.record+" is back", func() bool { return lookup(t, s, name, gone.record).Outcome == testimage.OK })
+	checkOut(t, s, "always", gone, true)
+}
+
+// takeAddresses takes a family's addresses, and with them its routes, from the
+// host's network. The result puts them back.
+func takeAddresses(t *testing.T, s *stage.Stage, f family) (restore func()) {
+	t.Helper()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	ns, err := netns.GetFromPath(s.Lab.Host.NetNS())
+	must(err)
+	host, err := netlink.NewHandleAt(ns)
+	must(errors.Join(err, ns.Close()))
+	link, err := host.LinkByName("lan0")
+	must(err)
+	addr, err := netlink.ParseAddr(f.prefix)
+	must(err)
+	gateway := netlink.Route{LinkIndex: link.Attrs().Index, Gw: net.ParseIP(f.gateway)}
+	_ = host.RouteDel(&gateway) // IPv4's goes with the address
+	must(host.AddrDel(link, addr))
+	return func() {
+		t.Helper()
+		defer host.Close()
+		must(s.Lab.Host.AddAddress("lan0", netip.MustParsePrefix(f.prefix)))
+		must(host.RouteReplace(&gateway))
 	}
 }
