@@ -25,6 +25,7 @@ func platform() cli.Platform {
 		RouterHelper: routerHelper,
 		Deputy:       deputy.Run,
 		ForceDown:    daemon.ForceDown,
+		StateUnused:  machine.CheckStateUnused,
 		AsRoot:       machine.RunMapped,
 		RemoveTree:   machine.RemoveTree,
 		LocateEngine: locateEngine,

@@ -64,6 +64,9 @@ type Platform struct {
 	// Remains says which helper and machine run that have no daemon any more,
 	// zero for none. An error means that nobody can tell.
 	Remains func(p profile.Profile) (helper, machine api.Process, err error)
+	// StateUnused is an error while a machine uses the profile's state, however
+	// little else is known of it.
+	StateUnused func(p profile.Profile) error
 	// AsRoot runs this program with args, for an ordinary user as root of a new
 	// user namespace, and returns what it wrote.
 	AsRoot func(ctx context.Context, args ...string) ([]byte, error)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"time"
 
@@ -55,16 +56,14 @@ func (g *global) downCommand() *cobra.Command {
 type downResult struct {
 	Profile    string `json:"profile"`
 	WasRunning bool   `json:"wasRunning"`
-	Purged     bool   `json:"purged"`
+	Purged     bool   `json:"purged"` // the state was there and is deleted
 }
 
 func (g *global) down(ctx context.Context, purge bool) error {
-	result := downResult{Profile: g.profile.Name}
-	var err error
-	if result.WasRunning, err = g.stop(ctx, purge); err != nil {
+	result, err := g.stop(ctx, purge)
+	if err != nil {
 		return fmt.Errorf("stop %s: %w", g.profile.ContextName(), err)
 	}
-	result.Purged = purge
 	if err := g.removeContext(); err != nil {
 		return fmt.Errorf("%s is stopped, but its docker context is left: %w", g.profile.ContextName(), err)
 	}
@@ -76,34 +75,53 @@ func (g *global) down(ctx context.Context, purge bool) error {
 	default:
 		g.printf("%s was not running\n", g.profile.ContextName())
 	}
-	if purge {
+	switch {
+	case result.Purged:
 		g.printf("deleted %s\n", g.profile.StateDir)
+	case purge:
+		g.printf("nothing to delete: there is no %s\n", g.profile.StateDir)
 	}
 	return nil
 }
 
 // stop ends the daemon and its machine, whatever state they are in.
-func (g *global) stop(ctx context.Context, purge bool) (wasRunning bool, err error) {
+func (g *global) stop(ctx context.Context, purge bool) (downResult, error) {
+	result := downResult{Profile: g.profile.Name}
 	pid, clean, err := g.stopDaemon(ctx)
 	if err != nil {
-		return false, err
+		return result, err
 	}
+	result.WasRunning = pid != 0
 	lockCtx, cancel := context.WithTimeout(ctx, lockTime)
 	defer cancel()
 	lock, err := launch.Wait(lockCtx, g.profile.LockFile())
 	if err != nil {
-		return false, err
+		return result, err
 	}
 	defer lock.Remove()
 	if !clean && g.Platform.ForceDown != nil {
 		if err := g.Platform.ForceDown(ctx, g.profile); err != nil {
-			return false, err
+			return result, err
 		}
 	}
 	if purge {
-		return pid != 0, purgeState(g.profile, func(dir string) error { return g.removeTree(ctx, dir) })
+		result.Purged, err = g.purge(ctx)
 	}
-	return pid != 0, nil
+	return result, err
+}
+
+// purge deletes the profile's state. It returns false when there was none.
+func (g *global) purge(ctx context.Context) (bool, error) {
+	if _, err := os.Lstat(g.profile.StateDir); errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if g.Platform.StateUnused != nil {
+		if err := g.Platform.StateUnused(g.profile); err != nil {
+			return false, fmt.Errorf("delete state: %w", err)
+		}
+	}
+	err := purgeState(g.profile, func(dir string) error { return g.removeTree(ctx, dir) })
+	return err == nil, err
 }
 
 // removeTree deletes a directory of the profile's.
@@ -157,12 +175,22 @@ func (g *global) stopHolder(ctx context.Context) (pid int, clean bool, err error
 	switch {
 	case err == nil:
 		lock.Release()
-		return 0, false, nil
+		return g.stopOrphans(ctx)
 	case !errors.As(err, &held) || held.PID == 0:
 		return 0, false, err
 	}
 	_, err = launch.Terminate(ctx, held.PID, holderTime)
 	return held.PID, false, err
+}
+
+// stopOrphans ends keeper and daemon when the lock was removed under them.
+func (g *global) stopOrphans(ctx context.Context) (pid int, clean bool, err error) {
+	for _, pid = range launch.Orphans(g.profile.LockFile()) {
+		if _, err := launch.Terminate(ctx, pid, holderTime); err != nil {
+			return pid, false, err
+		}
+	}
+	return pid, false, nil
 }
 
 func (g *global) removeContext() error {

@@ -56,7 +56,7 @@ func (p *Program) root() *cobra.Command {
 
 		SuggestionsMinimumDistance: 2,
 		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-		PersistentPreRunE:          func(*cobra.Command, []string) error { return g.open() },
+		PersistentPreRunE:          func(cmd *cobra.Command, _ []string) error { return g.open(cmd.Flag("profile")) },
 	}
 	flags := root.PersistentFlags()
 	flags.StringVar(&g.name, "profile", "", "the `NAME` of the machine to work on; each has its own engine (default $PORTOLAN_PROFILE, or \"default\")")
@@ -69,8 +69,11 @@ func (p *Program) root() *cobra.Command {
 
 // open finds the profile. A name that is no name is wrong usage; anything else
 // that is wrong with the directories is a failure.
-func (g *global) open() error {
+func (g *global) open(flag *pflag.Flag) error {
 	if g.name == "" {
+		if flag.Changed {
+			return usagef("--profile is empty: want the name of a profile")
+		}
 		g.name = os.Getenv("PORTOLAN_PROFILE")
 	}
 	p, err := profile.Open(g.name)

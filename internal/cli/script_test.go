@@ -181,7 +181,7 @@ func until(ts *testscript.TestScript, _ bool, args []string) {
 
 // forceDown records that it was called.
 func forceDown(_ context.Context, p profile.Profile) error {
-	if err := os.MkdirAll(p.StateDir, 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(p.StateDir), 0o700); err != nil {
 		return err
 	}
 	return os.WriteFile(filepath.Join(filepath.Dir(p.StateDir), "forced-"+p.Name), nil, 0o600)

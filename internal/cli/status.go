@@ -79,6 +79,8 @@ func (g *global) addRemains(status *api.Status) {
 	case status.Machine.PID != 0:
 		status.Problems = []string{fmt.Sprintf("the daemon is gone: containers run, but nothing reaches them, nor they anything; take them over with: %s, or end them with: %s",
 			g.command("up"), g.command("down"))}
+	case status.Helper.PID != 0:
+		status.Problems = []string{"the runtime directory was removed while the machine ran: nobody can use it any more; end it with: " + g.command("down")}
 	default:
 		return
 	}

@@ -10,11 +10,13 @@ import (
 )
 
 // Remains says which helper and machine run, for when their daemon is gone:
-// zero for none. An error means that their record can't be read.
+// zero for none. A helper alone is all that is known of a machine whose runtime
+// directory was removed. An error means that their record can't be read.
 func Remains(p profile.Profile) (helper, init api.Process, err error) {
 	record, err := machine.LoadRecord(p)
 	if errors.Is(err, fs.ErrNotExist) {
-		return helper, init, nil
+		lost := machine.Lost(p)
+		return api.Process{PID: lost.PID, Since: lost.Since}, init, nil
 	}
 	describe := func(process machine.Process) api.Process {
 		if !process.Alive() {

@@ -47,7 +47,7 @@ func keepMachine(ctx context.Context, sharedDir string, ready io.WriteCloser, lo
 		return err
 	}
 	p := cfg.Profile
-	lock, err := lockState(p)
+	lock, err := holdState(p)
 	if err != nil {
 		return err
 	}
@@ -156,22 +156,4 @@ func record(cfg spec.Machine, initPID int) error {
 		return err
 	}
 	return saveRecord(cfg.Profile, Record{Version: cfg.Version, Helper: helper, Init: init})
-}
-
-// lockState takes the state directory for this machine alone: two engines in
-// one directory would destroy it. The lock goes with the helper.
-func lockState(p profile.Profile) (*os.File, error) {
-	path := filepath.Join(p.StateDir, "lock")
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		err = fmt.Errorf("state directory %s: another machine uses it; take that one down, or set PORTOLAN_STATE_DIR", p.StateDir)
-	}
-	if err != nil {
-		return nil, errors.Join(err, file.Close())
-	}
-	return file, nil
 }

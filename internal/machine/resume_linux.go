@@ -110,7 +110,7 @@ func resumeMachine(ctx context.Context, sharedDir string, ready io.WriteCloser, 
 		return err
 	}
 	p := cfg.Profile
-	lock, err := lockState(p)
+	lock, err := holdState(p)
 	if err != nil {
 		return err
 	}

@@ -92,7 +92,7 @@ const stopWait = 10 * time.Second
 func Stop(p profile.Profile) error {
 	r, err := LoadRecord(p)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return stopLost(p)
 	}
 	if err != nil {
 		return stopUnrecorded(p, err)

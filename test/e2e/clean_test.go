@@ -271,6 +271,42 @@ func TestFailedUp(t *testing.T) {
 		s.Portolan(t, "down")
 		before.check(t)
 	})
+	t.Run("the runtime directory removed", func(t *testing.T) { lostRunDir(t, s, before) })
+}
+
+// lostRunDir removes the runtime directory under a machine that runs.
+func lostRunDir(t *testing.T, s *stage.Stage, before untouched) {
+	t.Helper()
+	s.Portolan(t, "up")
+	helper := strconv.Itoa(s.Status(t).Helper.PID)
+	if err := os.RemoveAll(filepath.Join(s.RunDir, "default")); err != nil {
+		t.Fatal(err)
+	}
+	if status := s.Status(t); status.State != api.Degraded || strconv.Itoa(status.Helper.PID) != helper || len(status.Problems) == 0 {
+		t.Errorf("status: %+v, want the helper %s and how to end it", status, helper)
+	}
+	for _, c := range []struct {
+		env, args, want []string
+	}{
+		{nil, []string{"up"}, []string{"pid " + helper, "end it with: portolan --profile default down"}},
+		{
+			[]string{"PORTOLAN_RUNTIME_DIR=" + filepath.Join(s.RunDir, "other")},
+			[]string{"down", "--purge"},
+			[]string{"delete state", "pid " + helper, "PORTOLAN_RUNTIME_DIR=" + s.RunDir},
+		},
+	} {
+		out, code := tryWith(t, s, c.env, append([]string{s.Bin.Portolan}, c.args...)...)
+		for _, want := range c.want {
+			if code != 1 || !strings.Contains(out, want) {
+				t.Errorf("%s: exit code %d, want 1 and %q:\n%s", c.args[0], code, want, out)
+			}
+		}
+	}
+	_ = os.Remove(filepath.Join(s.RunDir, "other")) // an empty root may stay
+	if out := s.Portolan(t, "down", "--purge"); !strings.Contains(out, "is stopped") || !strings.Contains(out, "deleted ") {
+		t.Errorf("down --purge: %s", out)
+	}
+	before.check(t)
 }
 
 // endedUp starts `up` with an engine that hangs, calls end when the machine is

@@ -21,6 +21,9 @@
 //	hung       keeper         no answer           time-out, says pid   SIGTERM, SIGKILL, ForceDown
 //	crashed    nobody         refuses             start                ForceDown
 //
+// Where somebody removed the runtime directory, nobody holds the lock that can be
+// found there; down finds keeper and daemon by the file that they hold (Orphans).
+//
 // The starting daemon writes api.Step lines into the pipe. Start returns at the
 // step "ready". A step with an error, the end of the pipe before "ready", a
 // cancelled context or too long a silence end the start: the daemon gets

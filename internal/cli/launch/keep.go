@@ -31,7 +31,8 @@ const (
 // Keep runs the daemon, and runs it again whenever it dies after it was ready
 // once: the machine has gone on, and the new daemon takes it over. It returns
 // the exit code for its own process when the daemon has ended by itself with
-// code 0, when its first start failed, or when ctx ends; then the daemon gets
+// code 0, when its first start failed, when the lock's file was removed, by which
+// alone the machine would be found, or when ctx ends; then the daemon gets
 // SIGTERM and time to end.
 //
 // progress gets what the first daemon reports, and is closed.
@@ -50,6 +51,10 @@ func Keep(ctx context.Context, c Command, progress io.WriteCloser, log *slog.Log
 		}
 		if ready && time.Since(began) > healthyLife {
 			delay = restartMin
+		}
+		if !sameFile(c.Lock.file, c.Lock.file.Name()) {
+			log.Error("daemon died, and the runtime directory was removed; it is not started again", "code", code)
+			return code
 		}
 		log.Warn("daemon died; it is started again", "code", code)
 		select {
