@@ -13,7 +13,8 @@
 //	/run/portolan                      the directory shared with the daemon
 //	/run/portolan-agent                the agent's own, gone with the machine
 //	/var/lib/docker, /var/lib/containerd  the profile's engine directory
-//	the profile's run directory        hidden: it holds the control socket
+//	the profile's run directory        hidden: it holds the control socket;
+//	                                   docker.sock leads to the engine
 //
 // A mirrored directory shows every entry of the host's, also those that come
 // later: directories as bind mounts, everything else as symbolic links.

@@ -59,6 +59,17 @@ func setupMounts(cfg spec.Machine) error {
 	if err := bind(sharedPath, profile.SharedMount); err != nil {
 		return err
 	}
+	if strings.HasPrefix(cfg.Profile.RunDir, profile.SharedMount+"/") { // has just been covered
+		if err := os.MkdirAll(cfg.Profile.RunDir, 0o700); err != nil {
+			return err
+		}
+		if err := hide(cfg.Profile.RunDir); err != nil {
+			return err
+		}
+	}
+	if err := showEngine(cfg.Profile); err != nil {
+		return err
+	}
 	for _, dir := range []string{AgentDir, "/run/host-services"} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
@@ -212,6 +223,23 @@ func mirrorLib() error {
 func hide(dir string) error {
 	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_RDONLY, "mode=0700,size=4k"); err != nil {
 		return fmt.Errorf("hide %s: %w", dir, err)
+	}
+	return nil
+}
+
+// showEngine lets the path that DOCKER_HOST names on the host lead to the same
+// engine in the machine: programs mount it into containers as they find it there.
+// A link, because the engine makes its socket anew whenever it starts.
+func showEngine(p profile.Profile) error {
+	const flags = unix.MS_REMOUNT | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	if err := unix.Mount("", p.RunDir, "", flags, ""); err != nil {
+		return fmt.Errorf("open %s: %w", p.RunDir, err)
+	}
+	if err := os.Symlink("/run/docker.sock", p.DockerSocket()); err != nil {
+		return err
+	}
+	if err := unix.Mount("", p.RunDir, "", flags|unix.MS_RDONLY, ""); err != nil {
+		return fmt.Errorf("close %s: %w", p.RunDir, err)
 	}
 	return nil
 }

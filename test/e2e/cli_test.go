@@ -380,14 +380,17 @@ func downWithDamagedConfig(t *testing.T, s *stage.Stage, profile string) {
 	s.Portolan(t, "--profile", profile, "down")
 }
 
-// The engine's socket in a container is the machine's own engine's.
+// The engine's socket in a container is the machine's own engine's, by its usual
+// path and by the one that DOCKER_HOST names.
 func checkOwnEngine(t *testing.T, s *stage.Stage) {
 	t.Helper()
-	got := s.Docker(t, "run", "--rm", "--name", "me", "-v", "/var/run/docker.sock:/var/run/docker.sock",
-		"-v", filepath.Join(s.Bin.Engine, "docker")+":/docker:ro", "--entrypoint", "/docker", testimage.Name,
-		"-H", "unix:///var/run/docker.sock", "ps", "--all", "--format", "{{.Names}}") // "created" for a moment yet
-	if got != "me" {
-		t.Errorf("the container sees the containers %q, want itself", got)
+	for _, socket := range []string{"/var/run/docker.sock", filepath.Join(s.RunDir, "default", "docker.sock")} {
+		got := s.Docker(t, "run", "--rm", "--name", "me", "-v", socket+":/var/run/docker.sock",
+			"-v", filepath.Join(s.Bin.Engine, "docker")+":/docker:ro", "--entrypoint", "/docker", testimage.Name,
+			"-H", "unix:///var/run/docker.sock", "ps", "--all", "--format", "{{.Names}}") // "created" for a moment yet
+		if got != "me" {
+			t.Errorf("by %s the container sees the containers %q, want itself", socket, got)
+		}
 	}
 }
 
