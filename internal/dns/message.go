@@ -28,6 +28,9 @@ const (
 	minUDPSize = 512
 	// maxUDPSize is what one datagram can carry over IPv4.
 	maxUDPSize = 65507
+	// maxQuery is more than any query has, cookies and padding (RFC 8467) included;
+	// longer ones would only cost memory.
+	maxQuery = 4096
 	// maxMessage is what fits the length of a message over TCP.
 	maxMessage = 1<<16 - 1
 )

@@ -138,7 +138,7 @@ func (s *Server) Run(ctx context.Context) error {
 // the client said it can take. A query that is no query, or that comes while too
 // many are being answered, gets no reply: the client asks again.
 func (s *Server) HandleUDP(query []byte, client netip.AddrPort, reply func(answer []byte)) {
-	if len(query) < headerSize {
+	if len(query) < headerSize || len(query) > maxQuery {
 		return
 	}
 	if !s.clients.acquire(client.Addr()) {

@@ -72,8 +72,8 @@ type stream struct {
 	writing sync.Mutex // one answer at a time
 }
 
-// read returns the next query. A message without an id is the end: what follows
-// can't be trusted either. An idle connection holds no buffer.
+// read returns the next query. A message without an id, or longer than any query,
+// is the end: what follows can't be trusted either. An idle connection holds no buffer.
 func (s *stream) read() ([]byte, error) {
 	if err := s.conn.SetReadDeadline(time.Now().Add(idleTime)); err != nil {
 		return nil, err
@@ -82,7 +82,11 @@ func (s *stream) read() ([]byte, error) {
 	if _, err := io.ReadFull(s.conn, length[:]); err != nil {
 		return nil, err
 	}
-	msg := make([]byte, binary.BigEndian.Uint16(length[:]))
+	size := binary.BigEndian.Uint16(length[:])
+	if size > maxQuery {
+		return nil, errMalformed
+	}
+	msg := make([]byte, size)
 	if _, err := io.ReadFull(s.conn, msg); err != nil {
 		return nil, err
 	}

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"strings"
@@ -195,5 +197,18 @@ func TestConnectionsOfOneClientAreBounded(t *testing.T) {
 		if time.Now().After(end) {
 			t.Fatal("the place of a closed connection is not free again")
 		}
+	}
+}
+
+// A query is never as long as a message may be: who announces one only wants
+// memory, and is hung up on before it is read.
+func TestLongQueryIsNotRead(t *testing.T) {
+	conn := newSetup(t).tcpClient(t)
+	if _, err := conn.Write(binary.BigEndian.AppendUint16(nil, maxQuery+1)); err != nil {
+		t.Fatal(err)
+	}
+	_ = conn.SetReadDeadline(time.Now().Add(idleTime / 2))
+	if n, err := conn.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
+		t.Errorf("read %d bytes, %v; want the end of the connection", n, err)
 	}
 }
