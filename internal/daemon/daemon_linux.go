@@ -161,9 +161,9 @@ func (d *daemon) openMachine(ctx context.Context) error {
 	record, err := machine.LoadRecord(d.Profile)
 	if err == nil && record.Helper.Alive() && record.Init.Alive() {
 		d.record, d.adopted = record, true
-		d.spec, err = spec.Load(d.Profile.SharedDir())
+		d.spec, err = spec.Load(d.Profile.RunDir)
 		d.configured = agent.EngineConfig{Mode: d.spec.Mode, Options: d.spec.EngineOptions}
-		d.spec.Profile = d.Profile // the machine can write there; where files are is not its business
+		d.spec.Profile = d.Profile
 		return err
 	}
 	if err == nil {
@@ -282,7 +282,7 @@ func (d *daemon) removeRunDir() error {
 			return err
 		}
 	}
-	return nil
+	return spec.Remove(p)
 }
 
 func (d *daemon) isReady() bool { return closed(d.ready) }

@@ -25,15 +25,15 @@ import (
 const readyLine = "ready"
 
 // runHelper is the router helper's whole life. It must run in a network
-// namespace of its own, reads its configuration from the shared directory,
+// namespace of its own, reads its configuration from the profile's run directory,
 // reports readyLine or the reason of a failure on ready, and returns when the
 // machine has ended or somebody asked for its end. Nothing of the machine is
 // left then.
-func runHelper(ctx context.Context, sharedDir string, ready io.WriteCloser, log *slog.Logger) error {
+func runHelper(ctx context.Context, runDir string, ready io.WriteCloser, log *slog.Logger) error {
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
 	defer stop()
 	signal.Ignore(unix.SIGHUP, unix.SIGPIPE)
-	err := keepMachine(ctx, sharedDir, ready, log)
+	err := keepMachine(ctx, runDir, ready, log)
 	if err != nil {
 		fmt.Fprintln(ready, err)
 	}
@@ -41,8 +41,8 @@ func runHelper(ctx context.Context, sharedDir string, ready io.WriteCloser, log 
 	return err
 }
 
-func keepMachine(ctx context.Context, sharedDir string, ready io.WriteCloser, log *slog.Logger) (err error) {
-	cfg, err := spec.Load(sharedDir)
+func keepMachine(ctx context.Context, runDir string, ready io.WriteCloser, log *slog.Logger) (err error) {
+	cfg, err := spec.Load(runDir)
 	if err != nil {
 		return err
 	}

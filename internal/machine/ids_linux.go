@@ -166,8 +166,8 @@ func Helper(ctx context.Context, args []string, log *slog.Logger) error {
 		return execWithIDs(args[1:])
 	case len(args) == 2 && args[0] == removeWord:
 		return os.RemoveAll(args[1])
-	case len(args) == 2 && args[0] == resumeWord:
-		return runResumed(ctx, args[1], os.NewFile(reportFD, "report"), log)
+	case len(args) == 1 && args[0] == resumeWord:
+		return runResumed(ctx, os.Stdin, os.NewFile(reportFD, "report"), log)
 	case len(args) == 1:
 		return runHelper(ctx, args[0], os.NewFile(reportFD, "report"), log)
 	}

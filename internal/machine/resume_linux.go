@@ -1,7 +1,9 @@
 package machine
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -29,8 +31,9 @@ import (
 //	daemon    stays, flows go on      the next one attaches  is left, and starts anew
 //	PID 1     stays                   stays                  is killed
 
-// resumeWord, before the shared directory, makes the process of HelperCommand
-// the helper of a machine that runs.
+// resumeWord makes the process of HelperCommand the helper of a machine that
+// runs. Its configuration comes on standard input: from the deputy, which had it
+// before the daemon met a packet, and from no file that somebody may have changed.
 const resumeWord = "resume"
 
 // What the process of resumeWord is given after the report.
@@ -58,6 +61,10 @@ func Resume(ctx context.Context, cfg spec.Machine, r Record, estate *router.Esta
 		return r, err
 	}
 	defer logFile.Close()
+	text, err := json.Marshal(cfg)
+	if err != nil {
+		return r, err
+	}
 	report, ready, err := os.Pipe()
 	if err != nil {
 		return r, err
@@ -69,7 +76,8 @@ func Resume(ctx context.Context, cfg spec.Machine, r Record, estate *router.Esta
 	if cfg.Rootless {
 		args = append(args, fmt.Sprintf("--user=/proc/self/fd/%d", namespacesFD+1), "--preserve-credentials")
 	}
-	helper := exec.Command(enter, append(args, "--", self, HelperCommand, resumeWord, cfg.Profile.SharedDir())...)
+	helper := exec.Command(enter, append(args, "--", self, HelperCommand, resumeWord)...)
+	helper.Stdin = bytes.NewReader(text)
 	helper.Stderr = logFile
 	helper.Dir = "/"
 	helper.ExtraFiles = append(append([]*os.File{ready}, estate.Router...), estate.Network, estate.User)
@@ -89,11 +97,11 @@ func Resume(ctx context.Context, cfg spec.Machine, r Record, estate *router.Esta
 
 // runResumed is such a helper's whole life: from its report on, that of every
 // helper.
-func runResumed(ctx context.Context, sharedDir string, ready io.WriteCloser, log *slog.Logger) error {
+func runResumed(ctx context.Context, config io.Reader, ready io.WriteCloser, log *slog.Logger) error {
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
 	defer stop()
 	signal.Ignore(unix.SIGHUP, unix.SIGPIPE)
-	err := resumeMachine(ctx, sharedDir, ready, log)
+	err := resumeMachine(ctx, config, ready, log)
 	if err != nil {
 		fmt.Fprintln(ready, err)
 	}
@@ -101,13 +109,13 @@ func runResumed(ctx context.Context, sharedDir string, ready io.WriteCloser, log
 	return err
 }
 
-func resumeMachine(ctx context.Context, sharedDir string, ready io.WriteCloser, log *slog.Logger) (err error) {
+func resumeMachine(ctx context.Context, config io.Reader, ready io.WriteCloser, log *slog.Logger) (err error) {
 	for i := range 2 {
 		_ = unix.Close(namespacesFD + i) // this process is in them
 	}
-	cfg, err := spec.Load(sharedDir)
-	if err != nil {
-		return err
+	var cfg spec.Machine
+	if err := json.NewDecoder(config).Decode(&cfg); err != nil {
+		return fmt.Errorf("read machine configuration: %w", err)
 	}
 	p := cfg.Profile
 	lock, err := holdState(p)

@@ -46,7 +46,7 @@ func Start(ctx context.Context, cfg spec.Machine) (Record, error) {
 	}
 	defer report.Close()
 
-	helper := exec.Command(self, HelperCommand, cfg.Profile.SharedDir())
+	helper := exec.Command(self, HelperCommand, cfg.Profile.RunDir)
 	helper.Stderr = logFile
 	helper.Dir = "/"
 	err = startMapped(helper, ready, unix.CLONE_NEWNET)

@@ -6,7 +6,6 @@ import (
 	"testing"
 )
 
-// The machine can write the file that the daemon reads again.
 func FuzzLoad(f *testing.F) {
 	f.Add([]byte(`{"profile": {"Name": "default"}, "link": {"V4": "192.168.65.0/24"}, "hostRoutes": ["10.0.0.0/8"]}`))
 	f.Add([]byte(`{"engineOptions": {"debug": [1, null]}, "rootless": true}`))
@@ -27,8 +26,16 @@ func FuzzLoad(f *testing.F) {
 		if err := Write(cfg); err != nil {
 			t.Errorf("what was read can not be written: %v", err)
 		}
-		if _, err := Load(cfg.Profile.SharedDir()); err != nil {
-			t.Errorf("what was read and written can not be read: %v", err)
+		for _, dir := range []string{cfg.Profile.RunDir, cfg.Profile.SharedDir()} {
+			if _, err := Load(dir); err != nil {
+				t.Errorf("what was read and written can not be read: %v", err)
+			}
+		}
+		if err := Remove(cfg.Profile); err != nil {
+			t.Error(err)
+		}
+		if _, err := Load(cfg.Profile.RunDir); err == nil {
+			t.Error("what was removed is still there")
 		}
 	})
 }

@@ -1,11 +1,14 @@
-// Package spec is what a machine is told: the daemon writes it once to the
-// directory that host and machine share, the router helper and the agent read
-// it. Everything of the host's side and of the machine may import it.
+// Package spec is what a machine is told: the daemon writes it once, for the
+// host's side to its own directory, and for the agent to the directory that host
+// and machine share. The host's side never reads the second: the machine can
+// write there. Everything of the host's side and of the machine may import it.
 package spec
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -14,13 +17,12 @@ import (
 	"github.com/portolan-net/portolan/internal/profile"
 )
 
-// Machine is all that the helper and the agent need to know. The daemon writes
-// it once to the shared directory, where both read it.
+// Machine is all that the helper and the agent need to know.
 type Machine struct {
 	Profile profile.Profile `json:"profile"`
 	Version string          `json:"version"`
 	Link    portolan.Link   `json:"link"`
-	// Rootless says that an ordinary user\'s machine runs in user namespaces.
+	// Rootless says that an ordinary user's machine runs in user namespaces.
 	Rootless bool `json:"rootless,omitempty"`
 	// AgentPath is the portolan-agent binary; it must be visible in the machine.
 	AgentPath string `json:"agentPath"`
@@ -38,22 +40,35 @@ type Machine struct {
 	HostRoutes []netip.Prefix `json:"hostRoutes"`
 }
 
-// fileName is Machine's file in the shared directory.
+// fileName is Machine's file in both directories.
 const fileName = "machine.json"
 
-// Write stores cfg where Load finds it.
+// Write stores cfg where Load finds it, on the host and in the machine.
 func Write(cfg Machine) error {
 	text, err := json.MarshalIndent(cfg, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encode machine configuration: %w", err)
 	}
-	return WriteFile(filepath.Join(cfg.Profile.SharedDir(), fileName), text)
+	for _, dir := range []string{cfg.Profile.RunDir, cfg.Profile.SharedDir()} {
+		if err := WriteFile(filepath.Join(dir, fileName), text); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// Load reads the configuration from a shared directory as the caller
-// sees it: Profile.SharedDir on the host, profile.SharedMount in the machine.
-func Load(sharedDir string) (Machine, error) {
-	path := filepath.Join(sharedDir, fileName)
+// Remove deletes the host's copy; the other goes with the shared directory.
+func Remove(p profile.Profile) error {
+	if err := os.Remove(filepath.Join(p.RunDir, fileName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// Load reads the configuration from a directory: Profile.RunDir on the host,
+// profile.SharedMount in the machine.
+func Load(dir string) (Machine, error) {
+	path := filepath.Join(dir, fileName)
 	var cfg Machine
 	text, err := os.ReadFile(path)
 	if err != nil {

@@ -429,7 +429,7 @@ func TestTakeOver(t *testing.T) {
 	t.Run("up takes over", takeOver)
 	t.Run("damaged machine.json", func(t *testing.T) {
 		killDaemon(t, s)
-		path := filepath.Join(state, "machine", "machine.json")
+		path := filepath.Join(state, "machine.json")
 		text, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
