@@ -75,7 +75,7 @@ func dialEngine(ctx context.Context, engineSocket string) (*net.UnixConn, error)
 	if err != nil {
 		return nil, err
 	}
-	return conn.(*net.UnixConn), nil //nolint:errcheck // what a dial of "unix" returns
+	return conn.(*net.UnixConn), nil // what a dial of "unix" returns
 }
 
 // runningContainers asks the engine how many containers run.

@@ -107,7 +107,7 @@ func v1Layout() (links, mounts map[string]string, err error) {
 // v1Options keeps the controllers and the name of a hierarchy's super options.
 func v1Options(super string) string {
 	var kept []string
-	for _, option := range strings.Split(super, ",") {
+	for option := range strings.SplitSeq(super, ",") {
 		switch {
 		case option == "rw" || option == "ro", strings.HasPrefix(option, "release_agent="):
 		case strings.HasPrefix(option, "name="):
@@ -134,7 +134,7 @@ func delegate() error {
 	if err != nil {
 		return err
 	}
-	for _, name := range strings.Fields(string(names)) {
+	for name := range strings.FieldsSeq(string(names)) {
 		// One at a time: a controller that can't be had must not spoil the rest.
 		_ = os.WriteFile(filepath.Join(cgroupRoot, "cgroup.subtree_control"), []byte("+"+name), 0)
 	}

@@ -121,7 +121,7 @@ func notUnicast() []expr.Any {
 }
 
 func established() []expr.Any {
-	mask := uint32(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED)
+	mask := expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED
 	return []expr.Any{
 		&expr.Ct{Key: expr.CtKeySTATE, Register: reg},
 		&expr.Bitwise{

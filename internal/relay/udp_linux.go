@@ -1,12 +1,10 @@
 package relay
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -29,18 +27,19 @@ func listenUDP(six bool) (*net.UDPConn, error) {
 	if six {
 		network = "udp6"
 	}
-	config := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
-		var err error
-		if ctlErr := raw.Control(func(fd uintptr) { err = tuneUDP(int(fd), six) }); ctlErr != nil {
-			return ctlErr
-		}
-		return err
-	}}
-	conn, err := config.ListenPacket(context.Background(), network, ":0") // binding a datagram socket does not block
+	conn, err := net.ListenUDP(network, nil)
 	if err != nil {
 		return nil, err
 	}
-	return conn.(*net.UDPConn), nil
+	raw, err := conn.SyscallConn()
+	if err == nil {
+		ctlErr := raw.Control(func(fd uintptr) { err = tuneUDP(int(fd), six) })
+		err = errors.Join(ctlErr, err)
+	}
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return conn, nil
 }
 
 func tuneUDP(fd int, six bool) error {

@@ -345,6 +345,7 @@ func (l *lab) attachUntil(t testing.TB, handler datapath.Handler) (d *Datapath, 
 
 // testLog shows the daemon's log when the test is verbose.
 func testLog(t testing.TB) *slog.Logger {
+	t.Helper()
 	if !testing.Verbose() {
 		return slog.New(slog.DiscardHandler)
 	}

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -81,7 +82,7 @@ func (l *lab) flood(t *testing.T, src, dst netip.Addr, count int) {
 		for i := range count {
 			segment[0], segment[1] = byte(i>>8), byte(i)
 			putChecksum(segment, 16, src, dst, protoTCP)
-			frame := append(header[:len(header):len(header)], buildIP(src, dst, protoTCP, segment)...)
+			frame := append(slices.Clip(header), buildIP(src, dst, protoTCP, segment)...)
 			if err := unix.Sendto(fd, frame, 0, to); err != nil && !errors.Is(err, unix.ENOBUFS) {
 				return err
 			}
