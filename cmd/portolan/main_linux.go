@@ -37,7 +37,8 @@ func platform() cli.Platform {
 }
 
 // beside finds what is installed with this program: portolan-agent in the same
-// directory, the engine in engine/ below it or in ../lib/portolan/engine.
+// directory, the engine in engine/ below it or in ../lib/portolan/engine. For what
+// is nowhere it returns the likely place.
 func beside(names ...string) (string, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -47,13 +48,17 @@ func beside(names ...string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	missing := filepath.Join(filepath.Dir(self), names[0])
 	for _, name := range names {
 		path := filepath.Join(filepath.Dir(self), name)
 		if _, err := os.Stat(path); err == nil {
 			return path, nil
 		}
+		if _, err := os.Stat(filepath.Dir(path)); err == nil {
+			missing = path // where it ought to be: a build has no lib/portolan
+		}
 	}
-	return filepath.Join(filepath.Dir(self), names[0]), nil
+	return missing, nil
 }
 
 func serve(ctx context.Context, o cli.ServeOptions) error {
@@ -62,8 +67,11 @@ func serve(ctx context.Context, o cli.ServeOptions) error {
 	if err := errors.Join(agentErr, engineErr); err != nil {
 		return err
 	}
-	if _, err := os.Stat(agent); err != nil {
-		return fmt.Errorf("find portolan-agent beside this program: %w; type: make build", err)
+	// The shim is found by the agent, which can't say so before the engine is late.
+	for _, program := range []string{agent, filepath.Join(filepath.Dir(agent), "portolan-shim")} {
+		if _, err := os.Stat(program); err != nil {
+			return fmt.Errorf("find what runs in the machine: %w; type: make build   (in Portolan's source), or install Portolan again", err)
+		}
 	}
 	return daemon.Run(ctx, daemon.Options{
 		Profile: o.Profile, Version: o.Version, Engine: engine.Choice(o.Engine),

@@ -41,6 +41,7 @@ func (g *global) doctorCommand() *cobra.Command {
 			o.Profile = g.profile
 			o.Status = g.status
 			o.EngineDirs = g.engineDirs()
+			o.AgentDirs = g.agentDirs()
 			o.ToolDirs = []string{"/usr/local/sbin", "/usr/sbin", "/sbin"}
 			o.LocateEngine = g.Platform.LocateEngine
 			o.AsRoot = g.Platform.AsRoot

@@ -149,6 +149,13 @@ func (g *global) unlinkPlugins(dir dockercontext.Dir) error {
 	return errors.Join(errs...)
 }
 
+// agentDirs are the folders where `make build` and `make install` put the agent,
+// as seen from this program.
+func (g *global) agentDirs() []string {
+	here := filepath.Dir(g.Executable)
+	return []string{here, filepath.Join(filepath.Dir(here), "lib", "portolan")}
+}
+
 // engineDirs are the folders where `make engine` and `make install` put the
 // engine, as seen from this program.
 func (g *global) engineDirs() []string {

@@ -34,6 +34,9 @@ func (g *global) logsCommand() *cobra.Command {
 		Example: logsExample,
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if lines < -1 {
+				return usagef("--lines %d: want a number of lines, or -1 for all", lines)
+			}
 			for _, source := range sources {
 				if !slices.Contains(logs.Sources(), source) {
 					return usagef("--source %q: want %s", source, strings.Join(logs.Sources(), ", "))

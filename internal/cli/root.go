@@ -38,8 +38,8 @@ Environment:
 Exit codes: 0 success, 1 failure, 2 wrong usage; 'run' passes on the command's.`
 
 const rootExample = `  portolan up                                   # start the machine
-  docker --context portolan run -d -p 8000:80 nginx
-  curl localhost:8000
+  docker --context portolan run -d -p 8080:80 nginx
+  curl localhost:8080
   portolan down                                 # stop it; images and volumes stay`
 
 func (p *Program) root() *cobra.Command {
@@ -53,6 +53,7 @@ func (p *Program) root() *cobra.Command {
 		SilenceUsage:      true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 		Args:              noSuchCommand,
+		Version:           p.Version,
 
 		SuggestionsMinimumDistance: 2,
 		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
@@ -62,6 +63,8 @@ func (p *Program) root() *cobra.Command {
 	flags.StringVar(&g.name, "profile", "", "the `NAME` of the machine to work on; each has its own engine (default $PORTOLAN_PROFILE, or \"default\")")
 	flags.BoolVar(&g.json, "json", false, "print JSON for programs")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError{withFlagHint(cmd, err)} })
+	root.SetVersionTemplate("portolan {{.Version}}\n")
+	root.SetHelpCommand(helpCommand())
 	root.AddCommand(g.upCommand(), g.downCommand(), g.statusCommand(), g.portsCommand(), g.dnsCommand(), g.envCommand(), g.logsCommand(),
 		g.runCommand(), g.settingsCommand(), g.doctorCommand(), g.versionCommand(), g.serveCommand(), g.routerHelperCommand(), g.deputyCommand())
 	return root
@@ -137,8 +140,35 @@ func noSuchCommand(cmd *cobra.Command, args []string) error {
 	return usagef("unknown command %q", args[0])
 }
 
-// withFlagHint adds the flag that was probably meant.
+// helpCommand is cobra's, but wrong usage is an error.
+func helpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:               "help [COMMAND]",
+		Short:             "Help about any command",
+		PersistentPreRunE: func(*cobra.Command, []string) error { return nil }, // knows no profile
+		RunE: func(cmd *cobra.Command, args []string) error {
+			about, rest, err := cmd.Root().Find(args)
+			if err != nil {
+				return usageError{err}
+			}
+			if err := noSuchCommand(about, rest); err != nil {
+				return err
+			}
+			about.InitDefaultHelpFlag()
+			return about.Help()
+		},
+	}
+}
+
+// withFlagHint says what was probably meant, or what is wanted.
 func withFlagHint(cmd *cobra.Command, err error) error {
+	if what, parse, found := strings.Cut(err.Error(), ": strconv."); found {
+		want := "a whole number"
+		if strings.HasPrefix(parse, "ParseBool") {
+			want = "true or false"
+		}
+		return fmt.Errorf("%s: want %s", what, want)
+	}
 	typed, found := strings.CutPrefix(err.Error(), "unknown flag: --")
 	if !found {
 		return err

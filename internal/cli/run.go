@@ -24,7 +24,9 @@ const (
 
 const runHelp = `Starts the machine, runs the command with DOCKER_HOST set to it (and with the
 docker that was built with Portolan on PATH where there is no other), and stops
-the machine. A machine that ran before keeps running. Made for CI.
+the machine. A machine that ran before keeps running. Made for CI. PORTOLAN_PROFILE is
+set too, so that 'portolan' in the command means the same machine. Images, volumes and
+logs stay for the next time, unless --purge deletes them.
 
 The exit code is the command's, 128+n when signal n ended it, 127 when it does
 not exist and 126 when it can't be executed. When the machine can't be started or
@@ -32,10 +34,11 @@ stopped, it is 1.`
 
 const runExample = `  portolan run -- docker run --rm hello-world
   portolan run -- make integration-tests
-  portolan --profile job-$CI_JOB_ID run -- ./test.sh`
+  portolan --profile job-$CI_JOB_ID run --purge -- ./test.sh`
 
 func (g *global) runCommand() *cobra.Command {
 	var o startOptions
+	var purge bool
 	cmd := &cobra.Command{
 		Use:     "run [flags] -- COMMAND [ARG...]",
 		Short:   "Run a command with a machine of its own around it",
@@ -47,14 +50,15 @@ func (g *global) runCommand() *cobra.Command {
 			}
 			return nil
 		},
-		RunE: func(cmd *cobra.Command, args []string) error { return g.run(cmd.Context(), o, args) },
+		RunE: func(cmd *cobra.Command, args []string) error { return g.run(cmd.Context(), o, purge, args) },
 	}
 	o.flags(cmd)
+	cmd.Flags().BoolVar(&purge, "purge", false, "afterwards also delete the profile's images, volumes, containers and logs")
 	cmd.Flags().SetInterspersed(false)
 	return cmd
 }
 
-func (g *global) run(ctx context.Context, o startOptions, args []string) error {
+func (g *global) run(ctx context.Context, o startOptions, purge bool, args []string) error {
 	// The progress goes where errors go: the output is the command's.
 	_, daemon, err := g.start(ctx, o, g.Err)
 	if err != nil {
@@ -69,13 +73,16 @@ func (g *global) run(ctx context.Context, o startOptions, args []string) error {
 	}
 	code, err := g.execute(ctx, args)
 	if daemon == nil {
+		if purge {
+			g.warnf("nothing is deleted: the machine ran before, and goes on")
+		}
 		return exitError{code: code, err: err}
 	}
 	if unlinkErr := g.unlinkPlugins(dir); unlinkErr != nil {
 		g.warnf("%v", unlinkErr)
 	}
 	// What ended the command must not end the cleaning up.
-	_, downErr := g.stop(context.WithoutCancel(ctx), false)
+	_, downErr := g.stop(context.WithoutCancel(ctx), purge)
 	_ = daemon.Wait() // its end was waited for; this reaps it
 	if downErr != nil {
 		return errors.Join(err, fmt.Errorf("stop %s: %w", g.profile.ContextName(), downErr))
@@ -96,7 +103,7 @@ func (g *global) execute(ctx context.Context, args []string) (int, error) {
 	}
 	// Without ctx: signals are passed on, see below.
 	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Env = append(os.Environ(), "DOCKER_HOST="+g.dockerHost())
+	cmd.Env = append(os.Environ(), "DOCKER_HOST="+g.dockerHost(), "PORTOLAN_PROFILE="+g.profile.Name)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = g.In, g.Out, g.Err
 
 	signals := make(chan os.Signal, 8)

@@ -31,7 +31,8 @@ fails, everything that was started is gone again and the reason is printed.
 
 A docker context is made for the machine: 'portolan', or 'portolan-NAME' for
 another profile. 'portolan down' removes it. It becomes docker's current context
-only with --use-context.
+only with --use-context. Where docker has no compose or buildx, those that were built
+with Portolan are linked into docker's cli-plugins directory until 'down'.
 
 The engine is an installed dockerd of version 28 or newer when there is one, else
 the one that was built with Portolan.`
@@ -54,21 +55,22 @@ func (o *startOptions) flags(cmd *cobra.Command) {
 
 func (g *global) upCommand() *cobra.Command {
 	var o startOptions
-	var useContext bool
+	var useContext, noHints bool
 	cmd := &cobra.Command{
 		Use:     "up",
 		Short:   "Start the machine",
 		Long:    upHelp,
 		Example: upExample,
 		Args:    noArgs,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return g.up(cmd.Context(), o, useContext) },
+		RunE:    func(cmd *cobra.Command, _ []string) error { return g.up(cmd.Context(), o, useContext, noHints) },
 	}
 	o.flags(cmd)
 	cmd.Flags().BoolVar(&useContext, "use-context", false, "make the machine's docker context the current one")
+	cmd.Flags().BoolVar(&noHints, "no-hints", false, "leave out how to go on")
 	return cmd
 }
 
-func (g *global) up(ctx context.Context, o startOptions, useContext bool) error {
+func (g *global) up(ctx context.Context, o startOptions, useContext, noHints bool) error {
 	dir, err := g.checkContext(useContext)
 	if err != nil {
 		return err
@@ -86,6 +88,9 @@ func (g *global) up(ctx context.Context, o startOptions, useContext bool) error 
 		}
 		g.warnf("%v (the machine works without it: use eval \"$(%s)\")", err, g.command("env"))
 	}
+	if daemon == nil {
+		g.warnOtherEngine(o.engine, status.Engine)
+	}
 	if g.json {
 		return writeJSON(g.Out, status, "")
 	}
@@ -95,13 +100,26 @@ func (g *global) up(ctx context.Context, o startOptions, useContext bool) error 
 		g.printf("%s is ready (engine %s)\n", g.profile.ContextName(), status.Engine.Version)
 	}
 	g.problems(status)
+	if noHints {
+		return nil
+	}
 	if useContext {
-		g.printf("  docker run -d -p 8000:80 nginx\n")
+		g.printf("  docker run -d -p 8080:80 nginx\n")
 	} else {
-		g.printf("  docker --context %s run -d -p 8000:80 nginx\n", g.profile.ContextName())
+		g.printf("  docker --context %s run -d -p 8080:80 nginx\n", g.profile.ContextName())
 	}
 	g.printf("  eval \"$(%s)\"    # this shell's docker, compose and SDKs use the machine\n", g.command("env"))
 	return nil
+}
+
+// warnOtherEngine tells of an --engine that changes nothing.
+func (g *global) warnOtherEngine(wanted string, runs api.Engine) {
+	path, err := engineFlag(wanted)
+	if err != nil || path == "auto" || path == runs.Source {
+		return
+	}
+	g.warnf("--engine %s is left out: the machine runs with %s; to change that: %s && %s", wanted, runs.Source,
+		g.command("down"), g.command("up --engine "+wanted))
 }
 
 // checkContext finds out before a start what would make it useless.
@@ -152,6 +170,9 @@ func (g *global) start(ctx context.Context, o startOptions, out io.Writer) (api.
 	engine, err := engineFlag(o.engine)
 	if err != nil {
 		return api.Status{}, nil, err
+	}
+	if o.timeout <= 0 {
+		return api.Status{}, nil, usagef("--timeout %s: want more than nothing", o.timeout)
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, o.timeout, fmt.Errorf("it is not ready after %s; see: %s", o.timeout, g.command("logs")))
 	defer cancel()

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/portolan-net/portolan/internal/api"
@@ -46,6 +47,7 @@ type Options struct {
 	Profile    profile.Profile
 	Engine     string   // auto, bundled or a path
 	EngineDirs []string // where an engine that was built with Portolan may be
+	AgentDirs  []string // where portolan-agent and portolan-shim may be, together
 	ToolDirs   []string // where the engine finds programs besides PATH
 	Target     string   // host:port, for DNS and the outbound connection
 	Up         string   // what has to be typed to start the machine
@@ -64,6 +66,8 @@ type Options struct {
 func (o Options) Validate() error {
 	if host, port, err := net.SplitHostPort(o.Target); err != nil || host == "" || port == "" {
 		return fmt.Errorf("target %q: want HOST:PORT", o.Target)
+	} else if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return fmt.Errorf("target %q: want HOST:PORT, PORT from 1 to 65535", o.Target)
 	}
 	if o.Engine != "auto" && o.Engine != "bundled" && !filepath.IsAbs(o.Engine) {
 		return fmt.Errorf("engine %q: want auto, bundled or an absolute path", o.Engine)
@@ -81,7 +85,7 @@ type check func(ctx context.Context, o Options) []Finding
 // Run makes all checks, one after the other, and calls each as findings come.
 func Run(ctx context.Context, o Options, each func(Finding)) Report {
 	report := Report{OK: true, Findings: []Finding{}}
-	for _, look := range append(systemChecks(), engineCheck, machineChecks, resolverCheck, outboundCheck) {
+	for _, look := range append(systemChecks(), engineCheck, agentCheck, pluginChecks, machineChecks, resolverCheck, outboundCheck) {
 		checkCtx, cancel := context.WithTimeout(ctx, checkTime)
 		for _, finding := range look(checkCtx, o) {
 			report.Findings = append(report.Findings, finding)

@@ -26,7 +26,9 @@ func options(t *testing.T) Options {
 	return Options{
 		Profile: profile.Profile{Name: "default", StateDir: filepath.Join(dir, "a", "b"), RunDir: dir},
 		Engine:  "auto", Target: refused(t), Up: "portolan up",
-		Status: func(context.Context) (api.Status, error) { return api.Status{}, errors.New("portolan is not running") },
+		Status: func(context.Context) (api.Status, error) {
+			return api.Status{}, errors.New("portolan is not running: start it with: portolan up")
+		},
 	}
 }
 
@@ -80,7 +82,7 @@ func TestRunReportsEveryFinding(t *testing.T) {
 	if f := find(t, seen, "engine"); f.Result != Fail {
 		t.Errorf("engine = %+v", f)
 	}
-	if f := find(t, seen, "machine"); f.Result != Warn || f.Fix != "portolan up" {
+	if f := find(t, seen, "machine"); f.Result != Warn || f.Fix != "portolan up" || f.Detail != "portolan is not running" {
 		t.Errorf("machine = %+v", f)
 	}
 }
@@ -184,7 +186,7 @@ func TestValidate(t *testing.T) {
 		ok             bool
 	}{
 		{"a:1", "auto", true}, {"[::1]:1", "bundled", true}, {"a:1", "/usr/bin/dockerd", true},
-		{"a", "auto", false}, {":1", "auto", false}, {"a:", "auto", false}, {"a:1", "dockerd", false},
+		{"a", "auto", false}, {":1", "auto", false}, {"a:", "auto", false}, {"a:0", "auto", false}, {"a:65536", "auto", false}, {"a:http", "auto", false}, {"a:1", "dockerd", false},
 	} {
 		if err := (Options{Target: c.target, Engine: c.engine}).Validate(); (err == nil) != c.ok {
 			t.Errorf("Validate(%s, %s) = %v", c.target, c.engine, err)

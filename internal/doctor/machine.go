@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os/exec"
 	"path/filepath"
+	"strings"
 
 	"github.com/portolan-net/portolan/internal/api"
 )
@@ -43,12 +44,48 @@ func (o Options) search(_ context.Context, engine string) (string, error) {
 	return "", fmt.Errorf("no dockerd found; looked at %v", candidates)
 }
 
+// agentCheck looks for what runs in the machine. The agent finds the shim beside
+// itself.
+func agentCheck(_ context.Context, o Options) []Finding {
+	const name, fix = "agent", "make build   (in Portolan's source), or install Portolan again"
+	for _, dir := range o.AgentDirs {
+		agent := filepath.Join(dir, "portolan-agent")
+		if _, err := exec.LookPath(agent); err != nil {
+			continue
+		}
+		_, err := exec.LookPath(filepath.Join(dir, "portolan-shim"))
+		return []Finding{verdict(name, agent, err, fix)}
+	}
+	return []Finding{bad(Fail, name, fmt.Errorf("no portolan-agent in %s", strings.Join(o.AgentDirs, " or ")), fix)}
+}
+
+// pluginChecks are about what people take for a part of docker.
+func pluginChecks(ctx context.Context, o Options) []Finding {
+	return []Finding{o.plugin(ctx, "buildx"), o.plugin(ctx, "compose")}
+}
+
+func (o Options) plugin(ctx context.Context, plugin string) Finding {
+	name := "docker " + plugin
+	if exec.CommandContext(ctx, "docker", plugin, "version").Run() == nil {
+		return ok(name, "docker has it")
+	}
+	for _, dir := range o.EngineDirs {
+		built := filepath.Join(dir, "cli-plugins", "docker-"+plugin)
+		if _, err := exec.LookPath(built); err == nil {
+			return ok(name, "%s, for docker while the machine runs", built)
+		}
+	}
+	return bad(Warn, name, errors.New("docker has none, and none was built with Portolan"),
+		"make cli   (in Portolan's source), or install docker-"+plugin+"-plugin")
+}
+
 // machineChecks are about the machine that runs.
 func machineChecks(ctx context.Context, o Options) []Finding {
 	status, err := o.Status(ctx)
 	if err != nil {
+		what, _, _ := strings.Cut(err.Error(), ": start it with") // the fix says that
 		return []Finding{
-			bad(Warn, "machine", err, o.Up),
+			bad(Warn, "machine", errors.New(what), o.Up),
 			bad(Warn, "engine API", errUnknown, o.Up),
 		}
 	}

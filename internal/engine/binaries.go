@@ -51,7 +51,7 @@ func Find(ctx context.Context, choice Choice, bundled string) (Binaries, error) 
 		return Binaries{}, fmt.Errorf("engine %q: want auto, bundled or the absolute path of a dockerd", path)
 	}
 	found, err := inspect(ctx, path, path)
-	if errors.Is(err, os.ErrNotExist) {
+	if _, statErr := os.Stat(path); errors.Is(statErr, os.ErrNotExist) {
 		err = fmt.Errorf("%w; --engine wants auto, bundled or the path of a dockerd", err)
 	}
 	return found, err
@@ -59,8 +59,11 @@ func Find(ctx context.Context, choice Choice, bundled string) (Binaries, error) 
 
 func findBundled(ctx context.Context, dir string) (Binaries, error) {
 	found, err := inspect(ctx, filepath.Join(dir, "dockerd"), "bundled")
+	if _, statErr := os.Stat(filepath.Join(dir, "dockerd")); errors.Is(statErr, os.ErrNotExist) {
+		return found, fmt.Errorf("find engine: none in %s and no dockerd %d or newer on PATH; type: make engine   (in Portolan's source), or install dockerd", dir, MinMajor)
+	}
 	if errors.Is(err, os.ErrNotExist) {
-		return found, fmt.Errorf("find engine: none in %s and no dockerd %d or newer on PATH; type: make engine", dir, MinMajor)
+		err = fmt.Errorf("%w; type: make engine   (in Portolan's source), or install Portolan again", err)
 	}
 	return found, err
 }
@@ -70,6 +73,9 @@ func inspect(ctx context.Context, path, source string) (Binaries, error) {
 	resolved, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return Binaries{}, fmt.Errorf("find engine %s: %w", path, err)
+	}
+	if info, err := os.Stat(resolved); err == nil && info.IsDir() {
+		return Binaries{}, fmt.Errorf("engine %s: it is a directory; want the path of a dockerd, like %s", path, filepath.Join(path, "dockerd"))
 	}
 	found := Binaries{Dir: filepath.Dir(resolved), Source: source}
 	for _, name := range required {

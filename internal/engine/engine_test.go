@@ -49,6 +49,8 @@ func TestFind(t *testing.T) {
 		{"relative path", "", "dockerd", "", "", "", "absolute path"},
 		{"no version", "", Choice(filepath.Join(silent, "dockerd")), "", "", "", "no version"},
 		{"missing runc", "", Choice(filepath.Join(partial, "dockerd")), "", "", "", "runc is missing"},
+		{"bundled without runc", "", "bundled", partial, "", "", "runc is missing beside it"},
+		{"a directory", "", Choice(good), "", "", "", "is a directory; want the path of a dockerd, like " + good + "/dockerd"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Setenv("PATH", onPath(c.path))
