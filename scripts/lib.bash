@@ -1,9 +1,14 @@
 # What scripts/run and scripts/test share. Sourced, never run.
 
-# need_root WHAT: Portolan needs root today.
-need_root() {
+# need_linux: where Portolan runs today.
+need_linux() {
 	[[ $(uname -s) == Linux ]] || { echo "Portolan's hosts are Linux today, and this is $(uname -s)." >&2; exit 1; }
-	((EUID == 0)) || { echo "$1 needs root today: sudo make $1" >&2; exit 1; }
+}
+
+# need_root WHAT: what makes network namespaces for itself.
+need_root() {
+	need_linux
+	((EUID == 0)) || { echo "$1 needs root: sudo make $1" >&2; exit 1; }
 }
 
 # need_go: the Go toolchain comes from the user, not from Debian 12, whose Go is too old.
