@@ -54,6 +54,8 @@ type daemon struct {
 	deputy   *deputy.Deputy
 	adopted  bool // the machine was there before this daemon
 
+	agentLogStart int64 // where in its log the agent of a new machine begins
+
 	ready    chan struct{}           // closed when the engine first answers
 	hopeless chan struct{}           // closed when the engine ends again and again before that
 	end      context.CancelCauseFunc // ends the services; errDown and errLeave say what else
@@ -68,6 +70,7 @@ type daemon struct {
 	ports    *publish.Table
 	resolver *dns.Server
 	added    *addedPorts
+	heard    bool // the agent has reported
 
 	configured agent.EngineConfig // what the engine runs with
 }
@@ -194,6 +197,9 @@ func (d *daemon) openMachine(ctx context.Context) error {
 	if err := os.MkdirAll(d.Profile.SharedDir(), 0o700); err != nil {
 		return fmt.Errorf("make directory: %w", err)
 	}
+	if info, err := os.Stat(d.agentLog()); err == nil {
+		d.agentLogStart = info.Size()
+	}
 	if d.record, err = machine.Start(ctx, d.spec); err != nil {
 		return errors.Join(err, d.removeRunDir())
 	}
@@ -221,17 +227,30 @@ func (d *daemon) serve(ctx context.Context) error {
 // readyTimeout bounds how long the engine may take to answer.
 const readyTimeout = 60 * time.Second
 
+// agentPoll is how often a start looks whether the agent can live. It can't be
+// asked before it has reported, and its death is seen by PID 1 alone, in the log.
+const agentPoll = time.Second
+
 func (d *daemon) awaitReady(ctx context.Context) error {
-	select {
-	case <-d.ready:
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-d.hopeless:
-		return fmt.Errorf("start engine: %s", d.engineTrouble())
-	case <-time.After(readyTimeout):
-		return fmt.Errorf("start engine: no answer after %s: %s", readyTimeout, d.engineTrouble())
+	look := time.NewTicker(agentPoll)
+	defer look.Stop()
+	engineLate := time.After(readyTimeout)
+	for {
+		select {
+		case <-d.ready:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-d.hopeless:
+			return fmt.Errorf("start engine: %s", d.engineTrouble())
+		case <-look.C:
+			if deaths, word := d.agentLife(); deaths >= maxFailedStarts && !d.heardAgent() {
+				return fmt.Errorf("start agent: it ends again and again: %s", word)
+			}
+		case <-engineLate:
+			return fmt.Errorf("start engine: no answer after %s: %s", readyTimeout, d.engineTrouble())
+		}
 	}
-	return nil
 }
 
 // Down takes the machine down and returns when it is gone; the daemon ends soon

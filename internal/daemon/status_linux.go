@@ -87,7 +87,7 @@ func (d *daemon) setEngine(e api.Engine) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	before := d.engine
-	d.engine = e
+	d.engine, d.heard = e, true
 	switch {
 	case closed(d.ready), closed(d.hopeless):
 	case e.Ready:
@@ -103,14 +103,52 @@ func (d *daemon) setEngine(e api.Engine) {
 // it ended, and its own last word.
 func (d *daemon) engineTrouble() string {
 	d.mu.Lock()
-	exit := d.engine.LastExit
+	exit, heard := d.engine.LastExit, d.heard
 	d.mu.Unlock()
+	if !heard {
+		return "the agent has not reported; see: portolan logs --source agent"
+	}
 	if exit == "" {
 		return "it runs, but does not answer; see: portolan logs --source engine"
 	}
 	program, _, _ := strings.Cut(exit, " ")
 	file := filepath.Join(d.Profile.LogDir(), map[string]string{"dockerd": "engine.log", "containerd": "containerd.log"}[program])
 	return fmt.Sprintf("%s: %s (all of it is in %s)", exit, lastLine(file), file)
+}
+
+func (d *daemon) heardAgent() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.heard
+}
+
+func (d *daemon) agentLog() string { return filepath.Join(d.Profile.LogDir(), "agent.log") }
+
+// agentLife says how often the agent of a new machine has ended, and its last
+// word.
+func (d *daemon) agentLife() (deaths int, word string) {
+	text, err := os.ReadFile(d.agentLog())
+	if err != nil || d.adopted || int64(len(text)) < d.agentLogStart {
+		return 0, ""
+	}
+	return parseAgentLog(string(text[d.agentLogStart:]))
+}
+
+// parseAgentLog tells what PID 1 writes about the agent's end from what the agent
+// writes.
+func parseAgentLog(log string) (deaths int, word string) {
+	for line := range strings.Lines(log) {
+		switch line = strings.TrimSpace(line); {
+		case strings.Contains(line, `msg="agent ended"`), strings.Contains(line, `msg="start agent"`):
+			deaths++
+			if word == "" {
+				word = line
+			}
+		case line != "":
+			word = line
+		}
+	}
+	return deaths, word
 }
 
 // lastLine is a log's last line; "" when it can't be read.

@@ -32,3 +32,23 @@ func TestHopelessEngine(t *testing.T) {
 		})
 	}
 }
+
+func TestParseAgentLog(t *testing.T) {
+	const ended = `time=1 level=WARN msg="agent ended" status=256` + "\n"
+	const reason = "portolan-agent: find portolan-shim beside portolan-agent: no such file"
+	for _, c := range []struct {
+		name, log string
+		deaths    int
+		word      string
+	}{
+		{"nothing", "", 0, ""},
+		{"alive", "time=1 level=INFO msg=ready\n", 0, "time=1 level=INFO msg=ready"},
+		{"reason first", reason + "\n" + ended + reason + "\n" + ended, 2, reason},
+		{"without a word", ended + ended, 2, ended[:len(ended)-1]},
+		{"not to be executed", `time=1 level=ERROR msg="start agent" err="exec format error"` + "\n", 1, `time=1 level=ERROR msg="start agent" err="exec format error"`},
+	} {
+		if deaths, word := parseAgentLog(c.log); deaths != c.deaths || word != c.word {
+			t.Errorf("%s: %d deaths, last word %q; want %d, %q", c.name, deaths, word, c.deaths, c.word)
+		}
+	}
+}
