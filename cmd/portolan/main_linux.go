@@ -70,7 +70,7 @@ func serve(ctx context.Context, o cli.ServeOptions) error {
 	// The shim is found by the agent, which can't say so before the engine is late.
 	for _, program := range []string{agent, filepath.Join(filepath.Dir(agent), "portolan-shim")} {
 		if _, err := os.Stat(program); err != nil {
-			return fmt.Errorf("find what runs in the machine: %w; type: make build   (in Portolan's source), or install Portolan again", err)
+			return fmt.Errorf("find %s: %w; type: make build   (in Portolan's source), or install Portolan again", filepath.Base(program), err)
 		}
 	}
 	return daemon.Run(ctx, daemon.Options{

@@ -170,6 +170,24 @@ func copyOf(t *testing.T, program string) string {
 	return path
 }
 
+// brokenAgent is portolan with an agent whose shim is there for the host only: it
+// leads into the runtime directory, which the machine does not see.
+func brokenAgent(t *testing.T, s *stage.Stage) string {
+	t.Helper()
+	program := copyOf(t, s.Bin.Portolan)
+	agent := filepath.Join(filepath.Dir(program), "portolan-agent")
+	if err := os.Rename(copyOf(t, filepath.Join(filepath.Dir(s.Bin.Portolan), "portolan-agent")), agent); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Join(s.RunDir, "default", "lock"), filepath.Join(filepath.Dir(program), "portolan-shim")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(s.Bin.Engine, filepath.Join(filepath.Dir(program), "engine")); err != nil {
+		t.Fatal(err)
+	}
+	return program
+}
+
 // A failed `up` says why and what to do, and leaves nothing.
 func TestFailedUp(t *testing.T) {
 	s := stage.New(t)
@@ -197,6 +215,7 @@ func TestFailedUp(t *testing.T) {
 		{"a runtime directory that can't be written", "mount -t tmpfs -o ro tmpfs $PORTOLAN_RUNTIME_DIR", "", nil,
 			[]string{"read-only file system", "PORTOLAN_RUNTIME_DIR"}},
 		{"no agent", "", alone, nil, []string{"find portolan-agent", "make build"}},
+		{"an agent that ends", "", brokenAgent(t, s), nil, []string{"start agent: it ends again and again", "find portolan-shim"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.prepare == "" {
