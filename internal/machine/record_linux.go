@@ -82,6 +82,11 @@ func (p Process) Alive() bool {
 	return err == nil && ticks == p.StartTicks
 }
 
+func isZombie(pid int) bool {
+	_, err := startTicks(pid)
+	return errors.Is(err, errZombie)
+}
+
 var errZombie = errors.New("process has ended")
 
 // startTicks follows proc_pid_stat(5): the command name is in parentheses and
@@ -123,7 +128,9 @@ func (r Record) AwaitEnd(ctx context.Context) (string, error) {
 			return "", fmt.Errorf("watch machine: %w", err)
 		}
 		defer unix.Close(fd)
-		if !process.Alive() {
+		// A zombie is for the pidfd to tell: while PID 1 executes its second half,
+		// the kernel shows its first thread as one for a moment.
+		if !process.Alive() && !isZombie(process.PID) {
 			return names[len(poll)], nil
 		}
 		poll = append(poll, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
