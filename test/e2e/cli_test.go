@@ -209,7 +209,7 @@ func checkLogs(t *testing.T, s *stage.Stage) {
 	t.Helper()
 	all := s.Portolan(t, "logs", "-n", "-1")
 	for source, want := range map[string]string{
-		"daemon": "agent connected", "helper": "engine program started", "engine": "Daemon has completed initialization", "containerd": "containerd successfully booted",
+		"daemon": "agent connected", "agent": "engine program started", "engine": "Daemon has completed initialization", "containerd": "containerd successfully booted",
 	} {
 		own := s.Portolan(t, "logs", "-n", "-1", "--source", source)
 		if !strings.Contains(own, want) {
