@@ -111,7 +111,9 @@ func mountPoints(what, mountinfo string) []string {
 	return all
 }
 
-// unixSockets lists the host's bound unix sockets.
+// unixSockets lists the host's unix sockets that others can reach: those that
+// listen, and bound datagram sockets. Accepted connections carry the listener's
+// name, and come and go.
 func (b *Baseline) unixSockets() ([]string, error) {
 	var all []string
 	err := b.lab.Host.Do(func() error {
@@ -123,7 +125,8 @@ func (b *Baseline) unixSockets() ([]string, error) {
 		lines := bufio.NewScanner(f)
 		for lines.Scan() {
 			// Num RefCount Protocol Flags Type St Inode Path
-			if field := strings.Fields(lines.Text()); len(field) == 8 && field[0] != "Num" {
+			const listens, datagram = "00010000", "0002"
+			if field := strings.Fields(lines.Text()); len(field) == 8 && (field[3] == listens || field[4] == datagram) {
 				all = append(all, "unix socket "+field[7])
 			}
 		}
