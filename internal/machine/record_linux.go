@@ -82,9 +82,12 @@ func (p Process) Alive() bool {
 	return err == nil && ticks == p.StartTicks
 }
 
-func isZombie(pid int) bool {
-	_, err := startTicks(pid)
-	return errors.Is(err, errZombie)
+// replaced reports whether the pid is not this process's any more. A zombie's
+// still is: while PID 1 executes its second half, the kernel shows its first
+// thread as one for a moment. Whether it has ended is for a pidfd to tell.
+func (p Process) replaced() bool {
+	ticks, err := startTicks(p.PID)
+	return !errors.Is(err, errZombie) && (err != nil || ticks != p.StartTicks)
 }
 
 var errZombie = errors.New("process has ended")
@@ -128,9 +131,7 @@ func (r Record) AwaitEnd(ctx context.Context) (string, error) {
 			return "", fmt.Errorf("watch machine: %w", err)
 		}
 		defer unix.Close(fd)
-		// A zombie is for the pidfd to tell: while PID 1 executes its second half,
-		// the kernel shows its first thread as one for a moment.
-		if !process.Alive() && !isZombie(process.PID) {
+		if process.replaced() {
 			return names[len(poll)], nil
 		}
 		poll = append(poll, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
