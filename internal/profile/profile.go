@@ -82,7 +82,7 @@ func configRoot() (string, error) {
 		return filepath.Abs(dir)
 	}
 	if os.Geteuid() == 0 && os.Getenv("XDG_CONFIG_HOME") == "" && os.Getenv("HOME") == "" {
-		return "/root/.config/portolan", nil // a service manager sets no HOME
+		return filepath.Join("/root", ".config", "portolan"), nil // a service manager sets no HOME
 	}
 	return below(override, "XDG_CONFIG_HOME", ".config")
 }

@@ -27,7 +27,7 @@ type Source struct {
 	Value  Value  `json:"value"`
 }
 
-// String is "user (/root/.config/portolan/default/settings.json:3)".
+// String is "user (~/.config/portolan/default/settings.json:3)".
 func (s Source) String() string {
 	if s.File == "" {
 		return string(s.Origin)

@@ -238,11 +238,11 @@ func checkBindMounts(t *testing.T, s *stage.Stage) {
 	dir := filepath.Join(s.User.HomeDir, "work")
 	run(t, s, "sh", "-c", "mkdir "+dir+" && echo mine > "+dir+"/secret && chmod 600 "+dir+"/secret")
 	got := s.Docker(t, "run", "--rm", "-v", dir+":/work", "--entrypoint", "sh", testimage.Name, "-c",
-		"cat /work/secret; echo x > /work/root; chmod 777 /work; stat -c %u /work/secret")
+		"cat /data/secret; echo x > /data/root; chmod 777 /data; stat -c %u /data/secret")
 	if got != "mine\n0" {
 		t.Errorf("root sees the user's file as %q", got)
 	}
-	s.Docker(t, "run", "--rm", "-v", dir+":/work", "-u", "1000", "--entrypoint", "touch", testimage.Name, "/work/thousand")
+	s.Docker(t, "run", "--rm", "-v", dir+":/data", "-u", "1000", "--entrypoint", "touch", testimage.Name, "/data/thousand")
 	s.Docker(t, "run", "--rm", "-v", "data:/data", "--entrypoint", "sh", testimage.Name, "-c",
 		"mkdir /data/of-thousand && touch /data/of-thousand/file && chown -R 1000:1000 /data/of-thousand")
 	for name, want := range map[string]int{"root": own, "thousand": first + 999} {
