@@ -237,7 +237,7 @@ func checkBindMounts(t *testing.T, s *stage.Stage) {
 	own, first := ids(t, s.User)
 	dir := filepath.Join(s.User.HomeDir, "work")
 	run(t, s, "sh", "-c", "mkdir "+dir+" && echo mine > "+dir+"/secret && chmod 600 "+dir+"/secret")
-	got := s.Docker(t, "run", "--rm", "-v", dir+":/work", "--entrypoint", "sh", testimage.Name, "-c",
+	got := s.Docker(t, "run", "--rm", "-v", dir+":/data", "--entrypoint", "sh", testimage.Name, "-c",
 		"cat /data/secret; echo x > /data/root; chmod 777 /data; stat -c %u /data/secret")
 	if got != "mine\n0" {
 		t.Errorf("root sees the user's file as %q", got)
