@@ -14,7 +14,6 @@ import (
 
 // Layout says where the engine keeps its things, as the machine sees them.
 type Layout struct {
-	DataDir    string        // survives the machine: docker/ and containerd/ below it
 	RuntimeDir string        // the agent's directory: configuration and pid files
 	Socket     string        // the engine's socket that the daemon passes through
 	Shim       string        // what the engine runs as its userland proxy

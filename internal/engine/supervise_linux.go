@@ -137,6 +137,9 @@ func (s *Supervisor) keep(ctx context.Context, p process) error {
 			return nil
 		case <-time.After(delay):
 		}
+		if s.stopping.Load() {
+			return nil // asked to stop during the delay
+		}
 		delay = min(2*delay, restartMax)
 	}
 }
@@ -149,13 +152,6 @@ func (s *Supervisor) update(change func(*api.Engine)) {
 	if s.status != before {
 		s.Report(s.status)
 	}
-}
-
-// Status returns the latest status.
-func (s *Supervisor) Status() api.Engine {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.status
 }
 
 // Intervals of the look whether dockerd answers: soon while it starts, seldom
