@@ -79,7 +79,7 @@ func measureIdle(b *testing.B, s *stage.Stage, e effort, out io.Writer) {
 	t.add("daemon", residentMiB(b, status.Daemon.PID))
 	t.add("router helper", residentMiB(b, status.Helper.PID))
 	t.add("init", residentMiB(b, status.Machine.PID))
-	t.add("agent", residentMiB(b, childOf(b, status.Machine.PID, "portolan-agent")))
+	t.add("agent", residentMiB(b, s.MachineProcess(b, "portolan-agent serve")))
 	t.print(out)
 }
 

@@ -3,7 +3,6 @@ package bench
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -31,22 +30,6 @@ func cpuSeconds(t testing.TB, pid int) float64 {
 		t.Fatalf("read CPU time of process %d: %v", pid, err)
 	}
 	return (user + system) / 100
-}
-
-// childOf is the first child of a process with that name.
-func childOf(t testing.TB, parent int, name string) int {
-	t.Helper()
-	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", parent, parent))
-	check(t, err)
-	for child := range strings.FieldsSeq(string(children)) {
-		program, err := os.Readlink(filepath.Join("/proc", child, "exe"))
-		var pid int
-		if _, scanErr := fmt.Sscan(child, &pid); err == nil && scanErr == nil && filepath.Base(program) == name {
-			return pid
-		}
-	}
-	t.Fatalf("find a child of process %d called %s: its children are %s", parent, name, children)
-	return 0
 }
 
 func field(t testing.TB, pid int, key string) string {
