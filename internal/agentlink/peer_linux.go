@@ -5,7 +5,7 @@ import (
 	"net"
 	"os"
 
-	"golang.org/x/sys/unix"
+	"github.com/portolan-net/portolan/internal/system"
 )
 
 // checkPeer refuses other users' processes, by SO_PEERCRED (unix(7)). The kernel
@@ -16,21 +16,11 @@ func checkPeer(conn net.Conn) error {
 	if !ok {
 		return fmt.Errorf("check peer of %s: not a unix socket", conn.LocalAddr())
 	}
-	raw, err := socket.SyscallConn()
+	uid, err := system.PeerUID(socket)
 	if err != nil {
-		return fmt.Errorf("check peer: %w", err)
+		return err
 	}
-	var cred *unix.Ucred
-	var credErr error
-	if err := raw.Control(func(fd uintptr) {
-		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); err != nil {
-		return fmt.Errorf("check peer: %w", err)
-	}
-	if credErr != nil {
-		return fmt.Errorf("check peer: %w", credErr)
-	}
-	return allowed(cred.Uid)
+	return allowed(uint32(uid))
 }
 
 func allowed(uid uint32) error {

@@ -3,7 +3,6 @@ package router
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -12,6 +11,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/portolan-net/portolan/internal/system"
 )
 
 // The hand-over is spoken on a stream socket: one line asks, one line answers,
@@ -143,20 +144,12 @@ func answer(conn *net.UnixConn, fds []int, err error) error {
 
 // checkPeer refuses other users.
 func checkPeer(conn *net.UnixConn) error {
-	raw, err := conn.SyscallConn()
+	uid, err := system.PeerUID(conn)
 	if err != nil {
-		return fmt.Errorf("inspect peer: %w", err)
+		return err
 	}
-	var cred *unix.Ucred
-	var credErr error
-	err = raw.Control(func(fd uintptr) {
-		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	})
-	if err := errors.Join(err, credErr); err != nil {
-		return fmt.Errorf("inspect peer: %w", err)
-	}
-	if cred.Uid != 0 && int(cred.Uid) != os.Geteuid() {
-		return fmt.Errorf("serve uid %d: %w", cred.Uid, os.ErrPermission)
+	if uid != 0 && uid != os.Geteuid() {
+		return fmt.Errorf("serve uid %d: %w", uid, os.ErrPermission)
 	}
 	return nil
 }

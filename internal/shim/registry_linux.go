@@ -15,6 +15,7 @@ import (
 
 	"github.com/portolan-net/portolan/internal/portolan"
 	"github.com/portolan-net/portolan/internal/publish/forward"
+	"github.com/portolan-net/portolan/internal/system"
 )
 
 // Daemon is what the registry asks of the host; agentlink.Client is one. The
@@ -299,20 +300,12 @@ func (r *Registry) renew(ctx context.Context, rec *record) bool {
 
 // checkPeer refuses other users than the agent's own, root of the machine.
 func checkPeer(conn *net.UnixConn) error {
-	raw, err := conn.SyscallConn()
+	uid, err := system.PeerUID(conn)
 	if err != nil {
-		return fmt.Errorf("check peer: %w", err)
+		return err
 	}
-	var cred *unix.Ucred
-	var credErr error
-	err = raw.Control(func(fd uintptr) {
-		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	})
-	if err := errors.Join(err, credErr); err != nil {
-		return fmt.Errorf("check peer: %w", err)
-	}
-	if int(cred.Uid) != os.Geteuid() {
-		return fmt.Errorf("check peer: user %d may not publish ports", cred.Uid)
+	if uid != os.Geteuid() {
+		return fmt.Errorf("check peer: user %d may not publish ports", uid)
 	}
 	return nil
 }
