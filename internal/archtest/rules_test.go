@@ -14,7 +14,7 @@ func layers() [][]string {
 	return [][]string{
 		{"internal/portolan", "internal/system", "internal/image", "internal/confine"},
 		{"internal/datapath", "internal/profile", "internal/api", "internal/settings", "internal/lab", "internal/testimage"},
-		{"internal/relay", "internal/dns", "internal/router", "internal/spec", "internal/agentlink", "internal/publish/forward", "internal/client", "internal/dockercontext"},
+		{"internal/relay", "internal/dns", "internal/router", "internal/spec", "internal/agentlink", "internal/publish/forward", "internal/client", "internal/dockercontext", "internal/proxy"},
 		{"internal/egress", "internal/publish", "internal/shim", "internal/engine"},
 		{"internal/machine", "internal/guest", "internal/doctor"},
 		{"internal/agent"},
