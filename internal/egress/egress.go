@@ -10,6 +10,7 @@ import (
 	"github.com/portolan-net/portolan/internal/datapath"
 	"github.com/portolan-net/portolan/internal/portolan"
 	"github.com/portolan-net/portolan/internal/relay"
+	"github.com/portolan-net/portolan/internal/system"
 )
 
 // DNSService answers the machine's DNS queries.
@@ -37,6 +38,8 @@ type Config struct {
 	// Dialer opens TCP connections, those to the host's loopback included; nil
 	// stands for ordinary sockets of this process.
 	Dialer Dialer
+	// Ports chooses the host's ports of what leaves; nil leaves it to the kernel.
+	Ports *system.Outgoing
 	// Mode tells which IP versions may leave; asked for each connection and
 	// datagram. Flows that stand are not ended by a change. Nil allows both.
 	Mode func() portolan.Mode
@@ -64,7 +67,7 @@ func New(cfg Config) *Egress {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	if cfg.Dialer == nil {
-		cfg.Dialer = newSystemDialer()
+		cfg.Dialer = newSystemDialer(cfg.Ports)
 	}
 	if cfg.Mode == nil {
 		cfg.Mode = func() portolan.Mode { return portolan.DualStack }
@@ -73,7 +76,7 @@ func New(cfg Config) *Egress {
 		cfg.AllowHost = func(portolan.Flow) error { return nil }
 	}
 	e := &Egress{cfg: cfg, dials: newDialLimit(), aliases: newAliases()}
-	e.udp = relay.NewUDP(relay.UDPConfig{Reply: e.replyUDP, Refused: e.refusedUDP, Log: cfg.Log})
+	e.udp = relay.NewUDP(relay.UDPConfig{Ports: cfg.Ports, Reply: e.replyUDP, Refused: e.refusedUDP, Log: cfg.Log})
 	e.echo = relay.NewEcho(relay.EchoConfig{Reply: e.replyEcho, Refused: e.refusedEcho, Log: cfg.Log})
 	return e
 }

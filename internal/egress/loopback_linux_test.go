@@ -13,7 +13,7 @@ func TestLoopbackIsNotPaced(t *testing.T) {
 		l, err := net.Listen(network, addr)
 		must(t, err)
 		defer func() { _ = l.Close() }()
-		conn, err := newSystemDialer().DialTCP(t.Context(), l.Addr().(*net.TCPAddr).AddrPort())
+		conn, err := newSystemDialer(nil).DialTCP(t.Context(), l.Addr().(*net.TCPAddr).AddrPort())
 		must(t, err)
 		defer func() { _ = conn.Close() }()
 		raw, err := conn.(*net.TCPConn).SyscallConn()

@@ -13,6 +13,7 @@ import (
 	"github.com/portolan-net/portolan/internal/datapath"
 	"github.com/portolan-net/portolan/internal/portolan"
 	"github.com/portolan-net/portolan/internal/relay"
+	"github.com/portolan-net/portolan/internal/system"
 )
 
 // OpenTCP dials the far side as decide says.
@@ -117,8 +118,10 @@ type systemDialer struct{ dialer net.Dialer }
 // is the kernel's error that ends a dial there.
 const dialTimeout = 130 * time.Second
 
-func newSystemDialer() *systemDialer {
-	d := &systemDialer{dialer: net.Dialer{Timeout: dialTimeout, Control: tuneLoopback}}
+func newSystemDialer(ports *system.Outgoing) *systemDialer {
+	d := &systemDialer{dialer: net.Dialer{Timeout: dialTimeout, Control: func(network, address string, c syscall.RawConn) error {
+		return errors.Join(tuneLoopback(network, address, c), ports.Control(network, address, c))
+	}}}
 	d.dialer.SetMultipathTCP(false) // splice knows plain TCP only
 	return d
 }

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/portolan-net/portolan/internal/system"
 )
 
 // Theory of operation
@@ -54,6 +56,9 @@ type UDPConfig struct {
 	// Refused takes an ICMP error about a datagram of source to peer; payload is
 	// as much of that datagram as the error quotes. It must not keep payload.
 	Refused func(source, peer netip.AddrPort, payload []byte, reason error)
+
+	// Ports chooses the host's ports of associations; nil leaves it to the kernel.
+	Ports *system.Outgoing
 
 	Max        int           // associations, at least 1; default: what descriptors allow
 	Idle       time.Duration // of a fresh association
@@ -207,7 +212,7 @@ func (u *UDP) addLocked(key udpKey) (*association, error) {
 	for len(u.table) >= u.cfg.Max {
 		u.endLocked(u.oldestLocked())
 	}
-	conn, err := listenUDP(key.six)
+	conn, err := listenUDP(key.six, u.cfg.Ports)
 	if exhausted(err) && len(u.table) > 0 {
 		u.endLocked(u.oldestLocked())
 	}

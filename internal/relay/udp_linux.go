@@ -1,12 +1,15 @@
 package relay
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/portolan-net/portolan/internal/system"
 )
 
 // defaultMax leaves half of the descriptors to TCP, and stays well below the
@@ -20,17 +23,20 @@ func defaultMax() int {
 	return int(max(least, min(most, limit.Cur/2)))
 }
 
-// listenUDP opens an unbound-address socket on a port of the kernel's choice
-// that learns which of its peers refused (ip(7), IP_RECVERR).
-func listenUDP(six bool) (*net.UDPConn, error) {
+// listenUDP opens an unbound-address socket on a port of the kernel's choice,
+// out of those that ports leaves it, that learns which of its peers refused
+// (ip(7), IP_RECVERR).
+func listenUDP(six bool, ports *system.Outgoing) (*net.UDPConn, error) {
 	network := "udp4"
 	if six {
 		network = "udp6"
 	}
-	conn, err := net.ListenUDP(network, nil)
+	lc := net.ListenConfig{Control: ports.Control}
+	opened, err := lc.ListenPacket(context.Background(), network, "") // no name to wait for
 	if err != nil {
 		return nil, err
 	}
+	conn := opened.(*net.UDPConn)
 	raw, err := conn.SyscallConn()
 	if err == nil {
 		ctlErr := raw.Control(func(fd uintptr) { err = tuneUDP(int(fd), six) })

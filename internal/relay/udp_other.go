@@ -5,6 +5,8 @@ package relay
 import (
 	"net"
 	"net/netip"
+
+	"github.com/portolan-net/portolan/internal/system"
 )
 
 // defaultMax stays below the descriptors that other systems allow by default.
@@ -12,7 +14,7 @@ func defaultMax() int { return 4096 }
 
 // listenUDP opens a socket on a port of the kernel's choice. Here it does not
 // learn which peer refused.
-func listenUDP(six bool) (*net.UDPConn, error) {
+func listenUDP(six bool, _ *system.Outgoing) (*net.UDPConn, error) {
 	network := "udp4"
 	if six {
 		network = "udp6"
