@@ -39,8 +39,9 @@ type Handler interface {
 	// side stands. On an error the machine is shown what Classify makes of it.
 	// ctx ends when the machine has given the flow up.
 	OpenTCP(ctx context.Context, flow portolan.Flow) (Endpoint, error)
-	// HandleUDP takes one datagram. It must not block and not keep payload.
-	HandleUDP(flow portolan.Flow, payload []byte)
+	// HandleUDP takes datagrams of one flow, at least one, in their order. It must
+	// not block and not keep payloads.
+	HandleUDP(flow portolan.Flow, payloads ...[]byte)
 	// HandleEcho takes one ICMP or ICMPv6 echo request. It must not block and
 	// not keep payload. The flow's ports are the identifier.
 	HandleEcho(flow portolan.Flow, seq uint16, payload []byte)
@@ -56,8 +57,9 @@ type Machine interface {
 	// DialUDP returns a connected socket to dst with src's address as source.
 	// A source port other than 0 is kept when it is free, else replaced.
 	DialUDP(ctx context.Context, src, dst netip.AddrPort) (net.Conn, error)
-	// ReplyUDP sends payload to flow.Src as if it came from flow.Dst.
-	ReplyUDP(flow portolan.Flow, payload []byte) error
+	// ReplyUDP sends payloads to flow.Src as if they came from flow.Dst. It does not
+	// block; the error is the first that one of them met.
+	ReplyUDP(flow portolan.Flow, payloads ...[]byte) error
 	// RefuseUDP answers a datagram of the flow with the ICMP error that
 	// Classify(reason) stands for. payload is the refused datagram's.
 	RefuseUDP(flow portolan.Flow, payload []byte, reason error) error

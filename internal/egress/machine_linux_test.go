@@ -86,8 +86,10 @@ type fakeMachine struct {
 	events           chan event
 }
 
-func (m *fakeMachine) ReplyUDP(flow portolan.Flow, payload []byte) error {
-	m.events <- event{flow, 0, string(payload), nil}
+func (m *fakeMachine) ReplyUDP(flow portolan.Flow, payloads ...[]byte) error {
+	for _, payload := range payloads {
+		m.events <- event{flow, 0, string(payload), nil}
+	}
 	return nil
 }
 

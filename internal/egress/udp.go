@@ -8,47 +8,50 @@ import (
 	"github.com/portolan-net/portolan/internal/portolan"
 )
 
-// HandleUDP sends one datagram as decide says.
-func (e *Egress) HandleUDP(flow portolan.Flow, payload []byte) {
+// HandleUDP sends datagrams as decide says.
+func (e *Egress) HandleUDP(flow portolan.Flow, payloads ...[]byte) {
 	v, err := e.decide(flow)
 	switch v {
 	case resolver:
-		e.cfg.DNS.HandleUDP(payload, flow.Src, func(answer []byte) {
-			e.sent(flow, e.cfg.Machine.ReplyUDP(flow, answer))
-		})
+		for _, payload := range payloads {
+			e.cfg.DNS.HandleUDP(payload, flow.Src, func(answer []byte) {
+				e.sent(flow, e.cfg.Machine.ReplyUDP(flow, answer))
+			})
+		}
 	case direct:
-		e.sendUDP(flow, flow.Dst, payload)
+		e.sendUDP(flow, flow.Dst, payloads)
 	case host:
-		e.sendHost(flow, payload)
+		e.sendHost(flow, payloads)
 	case drop:
 	default:
-		e.sent(flow, e.cfg.Machine.RefuseUDP(flow, payload, err))
+		e.sent(flow, e.cfg.Machine.RefuseUDP(flow, payloads[0], err))
 	}
 }
 
-// sendUDP sends payload to the address that stands for flow.Dst.
-func (e *Egress) sendUDP(flow portolan.Flow, to netip.AddrPort, payload []byte) {
-	if err := e.udp.Send(flow.Src, to, payload); err != nil {
-		e.sent(flow, e.cfg.Machine.RefuseUDP(flow, payload, err))
+// sendUDP sends payloads to the address that stands for flow.Dst. One refusal
+// stands for all of them: they came at once, and so would the refusals.
+func (e *Egress) sendUDP(flow portolan.Flow, to netip.AddrPort, payloads [][]byte) {
+	if err := e.udp.Send(flow.Src, to, payloads...); err != nil {
+		e.sent(flow, e.cfg.Machine.RefuseUDP(flow, payloads[0], err))
 	}
 }
 
 // sendHost sends to 127.0.0.1, or to ::1 where that is known to serve the port.
-func (e *Egress) sendHost(flow portolan.Flow, payload []byte) {
+func (e *Egress) sendHost(flow portolan.Flow, payloads [][]byte) {
 	port := flow.Dst.Port()
 	if e.aliases.isSix(port, time.Now()) {
-		if e.udp.Send(flow.Src, netip.AddrPortFrom(loopback6, port), payload) == nil {
+		if e.udp.Send(flow.Src, netip.AddrPortFrom(loopback6, port), payloads...) == nil {
 			return
 		}
 		e.aliases.forget(port) // a host without IPv6
 	}
-	e.sendUDP(flow, netip.AddrPortFrom(loopback4, port), payload)
+	e.sendUDP(flow, netip.AddrPortFrom(loopback4, port), payloads)
 }
 
-// replyUDP takes a datagram from the far side.
-func (e *Egress) replyUDP(source, peer netip.AddrPort, payload []byte) {
+// replyUDP takes datagrams from the far side.
+func (e *Egress) replyUDP(source, peer netip.AddrPort, payloads ...[]byte) {
 	flow := portolan.Flow{Proto: portolan.UDP, Src: source, Dst: e.alias(source, peer)}
-	e.sent(flow, e.cfg.Machine.ReplyUDP(flow, payload))
+	e.sent(flow, e.cfg.Machine.ReplyUDP(flow, payloads...))
 }
 
 // refusedUDP takes an ICMP error from the far side. A refusal by 127.0.0.1 is

@@ -208,3 +208,18 @@ func (p *pingSocket) parse(packet []byte, type4, type6 byte) (number uint16, dat
 	}
 	return binary.BigEndian.Uint16(packet[6:]), packet[echoHeader:], true
 }
+
+// sendTo sends one datagram. A socket with an error queue also reports the
+// error of an earlier datagram here, once; so an error counts only when it
+// comes again. A datagram that is too long or finds no room is lost.
+func sendTo(fd int, to netip.AddrPort, payload []byte) error {
+	var err error
+	for range sendAttempts {
+		_, err = retry(func() (int, error) { return 0, unix.Sendto(fd, payload, unix.MSG_DONTWAIT, sockaddr(to)) })
+		switch {
+		case err == nil, err == unix.EAGAIN, err == unix.ENOBUFS, err == unix.EMSGSIZE:
+			return nil
+		}
+	}
+	return err
+}

@@ -31,8 +31,9 @@ import (
 //	           is in use 2 s after it began
 //
 // Linux's connection tracking makes the same difference in the same way: a DNS
-// query and its answer are soon forgotten, a call or a tunnel is not. At the
-// bound the association that has been idle longest goes first.
+// query and its answer are soon forgotten, a call or a tunnel is not. At a bound,
+// of the table or of a source's share of it, the association that has been idle
+// longest goes first; see udp_table.go.
 const (
 	// defaultIdle is nf_conntrack_udp_timeout.
 	defaultIdle = 30 * time.Second
@@ -40,9 +41,6 @@ const (
 	defaultStreamIdle = 5 * time.Minute
 	// streamAfter is conntrack's, too.
 	streamAfter = 2 * time.Second
-	// maxPeers bounds the addresses one association remembers; peer-to-peer
-	// programs speak to thousands from one socket.
-	maxPeers = 4096
 	// udpBuffer asks for more than the usual 208 KiB, of which three of the
 	// largest datagrams fit. The kernel lowers it to net.core.{r,w}mem_max.
 	udpBuffer = 1 << 20
@@ -51,14 +49,20 @@ const (
 // UDPConfig says where datagrams go and when associations end. Zero values of
 // the numbers stand for the defaults.
 type UDPConfig struct {
-	// Reply takes a datagram that peer sent to source. It must not keep payload.
-	Reply func(source, peer netip.AddrPort, payload []byte)
+	// Reply takes datagrams that peer sent to source, at least one. It must not
+	// keep payloads.
+	Reply func(source, peer netip.AddrPort, payloads ...[]byte)
 	// Refused takes an ICMP error about a datagram of source to peer; payload is
-	// as much of that datagram as the error quotes. It must not keep payload.
+	// as much of that datagram as the error quotes. It must not keep payload. It
+	// may be called by Send, too.
 	Refused func(source, peer netip.AddrPort, payload []byte, reason error)
 
 	// Ports chooses the host's ports of associations; nil leaves it to the kernel.
 	Ports *system.Outgoing
+
+	// Network returns the network of a container's address, whose containers share
+	// a part of the table. Nil, or an invalid prefix: there is none.
+	Network func(source netip.Addr) netip.Prefix
 
 	Max        int           // associations, at least 1; default: what descriptors allow
 	Idle       time.Duration // of a fresh association
@@ -74,10 +78,12 @@ type UDP struct {
 	filled  chan struct{}  // tells the janitor that the table is no longer empty
 
 	mu     sync.Mutex
-	table  map[udpKey]*association // guarded by mu; nil after Close
-	own    map[udpPort]struct{}    // guarded by mu; the ports of all in table
-	fresh  *list.List              // guarded by mu; *association, longest idle first
-	stream *list.List              // guarded by mu; the same
+	table  map[udpKey]*association     // guarded by mu; nil after Close
+	own    map[udpPort]struct{}        // guarded by mu; the ports of all in table
+	fresh  *list.List                  // guarded by mu; *association, longest idle first
+	stream *list.List                  // guarded by mu; the same
+	shares map[netip.Prefix]*list.List // guarded by mu; the same, of one source or network
+	peers  int                         // guarded by mu; addresses that all in table remember
 }
 
 // udpKey names an association.
@@ -96,6 +102,7 @@ type udpPort struct {
 type association struct {
 	key   udpKey
 	conn  *net.UDPConn
+	raw   syscall.RawConn // conn's
 	began time.Time
 	ended atomic.Bool
 
@@ -104,6 +111,7 @@ type association struct {
 	answered bool
 	in       *list.List    // fresh or stream
 	place    *list.Element // in that list
+	shares   []shareOf
 	peers    map[netip.Addr]struct{}
 }
 
@@ -129,6 +137,7 @@ func NewUDP(cfg UDPConfig) *UDP {
 		own:    make(map[udpPort]struct{}),
 		fresh:  list.New(),
 		stream: list.New(),
+		shares: make(map[netip.Prefix]*list.List),
 	}
 	u.readers.Go(u.expireAll)
 	return u
@@ -159,21 +168,21 @@ func (u *UDP) Len() int {
 	return len(u.table)
 }
 
-// Send sends payload from source's host socket to peer, which may differ from
+// Send sends payloads from source's host socket to peer, which may differ from
 // the address that the machine used. It does not block: a datagram that the
-// kernel has no room for is lost. An error is what the host's kernel says about
-// this datagram; errors that arrive later go to Refused.
-func (u *UDP) Send(source, peer netip.AddrPort, payload []byte) error {
+// kernel has no room for is lost. The error is the first of what the host's
+// kernel says about these datagrams; errors that arrive later go to Refused.
+func (u *UDP) Send(source, peer netip.AddrPort, payloads ...[]byte) error {
 	for range 2 {
 		a, err := u.obtain(source, peer)
 		switch {
 		case exhausted(err):
-			u.cfg.Log.Debug("datagram lost, the host has no socket left", "source", source, "error", err)
+			u.cfg.Log.Debug("datagrams lost, the host has no socket left", "source", source, "error", err)
 			return nil
 		case err != nil:
 			return err
 		}
-		err = a.send(peer, payload)
+		err = u.send(a, peer, payloads)
 		if !errors.Is(err, net.ErrClosed) {
 			return err
 		}
@@ -201,7 +210,7 @@ func (u *UDP) obtain(source, peer netip.AddrPort) (*association, error) {
 			return nil, err
 		}
 	}
-	a.rememberLocked(peer.Addr())
+	u.rememberLocked(a, peer.Addr())
 	u.touchLocked(a, time.Now())
 	return a, nil
 }
@@ -209,9 +218,7 @@ func (u *UDP) obtain(source, peer netip.AddrPort) (*association, error) {
 // addLocked makes room if need be, opens a socket and starts its reader. When
 // the host has none left it makes room for the next datagram; this one is lost.
 func (u *UDP) addLocked(key udpKey) (*association, error) {
-	for len(u.table) >= u.cfg.Max {
-		u.endLocked(u.oldestLocked())
-	}
+	u.makeRoomLocked(key.source.Addr())
 	conn, err := listenUDP(key.six, u.cfg.Ports)
 	if exhausted(err) && len(u.table) > 0 {
 		u.endLocked(u.oldestLocked())
@@ -219,9 +226,14 @@ func (u *UDP) addLocked(key udpKey) (*association, error) {
 	if err != nil {
 		return nil, err
 	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
 	now := time.Now()
-	a := &association{key: key, conn: conn, began: now, last: now, in: u.fresh}
+	a := &association{key: key, conn: conn, raw: raw, began: now, last: now, in: u.fresh}
 	a.place = u.fresh.PushBack(a)
+	u.joinLocked(a)
 	u.own[a.port()] = struct{}{}
 	if u.table[key] = a; len(u.table) == 1 {
 		select {
@@ -242,26 +254,12 @@ func exhausted(err error) bool {
 		errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, syscall.ENOBUFS)
 }
 
-// rememberLocked lets answers of peer pass from now on.
-func (a *association) rememberLocked(peer netip.Addr) {
-	if _, known := a.peers[peer]; known {
-		return
-	}
-	if a.peers == nil {
-		a.peers = make(map[netip.Addr]struct{}, 1)
-	}
-	if len(a.peers) >= maxPeers {
-		for any := range a.peers { // which one goes matters little at this size
-			delete(a.peers, any)
-			break
-		}
-	}
-	a.peers[peer] = struct{}{}
-}
-
 // touchLocked notes that a was used, and moves it to the end of its list.
 func (u *UDP) touchLocked(a *association, now time.Time) {
 	a.last = now
+	for _, s := range a.shares {
+		s.of.MoveToBack(s.place)
+	}
 	if a.in == u.fresh && a.answered && now.Sub(a.began) >= streamAfter {
 		u.fresh.Remove(a.place)
 		a.in, a.place = u.stream, u.stream.PushBack(a)
@@ -270,21 +268,13 @@ func (u *UDP) touchLocked(a *association, now time.Time) {
 	a.in.MoveToBack(a.place)
 }
 
-// oldestLocked returns the association that has been idle longest. The table
-// must not be empty.
-func (u *UDP) oldestLocked() *association {
-	fresh, stream := front(u.fresh), front(u.stream)
-	if stream == nil || fresh != nil && fresh.last.Before(stream.last) {
-		return fresh
-	}
-	return stream
-}
-
 // endLocked takes a out of the table.
 func (u *UDP) endLocked(a *association) {
 	a.in.Remove(a.place)
 	delete(u.table, a.key)
 	delete(u.own, a.port())
+	u.peers -= len(a.peers)
+	u.leaveLocked(a)
 	a.end()
 }
 
@@ -352,11 +342,4 @@ func (u *UDP) expire(now time.Time) time.Duration {
 		}
 	}
 	return next
-}
-
-func front(of *list.List) *association {
-	if e := of.Front(); e != nil {
-		return e.Value.(*association)
-	}
-	return nil
 }

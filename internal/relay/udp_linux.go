@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/portolan-net/portolan/internal/mmsg"
 	"github.com/portolan-net/portolan/internal/system"
 )
 
@@ -62,71 +63,109 @@ func tuneUDP(fd int, six bool) error {
 	return nil
 }
 
-// send sends one datagram without blocking.
-func (a *association) send(peer netip.AddrPort, payload []byte) error {
-	raw, err := a.conn.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var sendErr error
-	if err := raw.Control(func(fd uintptr) { sendErr = sendTo(int(fd), peer, payload) }); err != nil {
+// sendAttempts of a datagram: an error may be that of an earlier one to another
+// peer, so it counts only when it comes again.
+const sendAttempts = 3
+
+// send sends datagrams without blocking, and returns the first error of one.
+func (u *UDP) send(a *association, peer netip.AddrPort, payloads [][]byte) error {
+	var first error
+	if err := a.raw.Control(func(fd uintptr) { first = u.sendAll(a, fd, peer, payloads) }); err != nil {
 		return net.ErrClosed
 	}
-	if sendErr != nil {
-		return fmt.Errorf("send to %s: %w", peer, sendErr)
+	if first != nil {
+		return fmt.Errorf("send to %s: %w", peer, first)
 	}
 	return nil
 }
 
-// sendTo sends one datagram. A socket with an error queue also reports the
-// error of an earlier datagram here, once; so an error counts only when it
-// comes again. A datagram that is too long or finds no room is lost.
-func sendTo(fd int, to netip.AddrPort, payload []byte) error {
-	const attempts = 3 // errors of two other peers may be pending
-	var err error
-	for range attempts {
-		_, err = retry(func() (int, error) { return 0, unix.Sendto(fd, payload, unix.MSG_DONTWAIT, sockaddr(to)) })
-		switch {
-		case err == nil, err == unix.EAGAIN, err == unix.ENOBUFS, err == unix.EMSGSIZE:
-			return nil
+// sendAll sends each datagram or learns that it can't be sent. A datagram that
+// is too long or finds no room is lost.
+func (u *UDP) sendAll(a *association, fd uintptr, peer netip.AddrPort, payloads [][]byte) (first error) {
+	attempts := 0
+	for len(payloads) > 0 {
+		n, err := mmsg.Send(fd, peer, nil, payloads)
+		if n > 0 {
+			attempts = 0
 		}
+		payloads = payloads[n:]
+		switch err {
+		case nil:
+			return first
+		case unix.EAGAIN, unix.ENOBUFS:
+			return first // no room for the rest either
+		case unix.EMSGSIZE:
+		default:
+			// This took the error from under the reader's eyes.
+			u.drainErrors(a, int(fd))
+			if attempts++; attempts < sendAttempts {
+				continue
+			}
+			if first == nil {
+				first = err
+			}
+		}
+		attempts, payloads = 0, payloads[1:]
 	}
-	return err
+	return first
+}
+
+// drainErrors is readErrors with memory of its own.
+func (u *UDP) drainErrors(a *association, fd int) {
+	buf := buffers.Get().(*[bufferSize]byte)
+	defer buffers.Put(buf)
+	u.readErrors(a, fd, buf[:])
 }
 
 // read passes on what arrives on a's socket until it is closed.
 func (u *UDP) read(a *association) {
-	raw, err := a.conn.SyscallConn()
-	if err != nil {
-		return
-	}
-	_ = raw.Read(func(fd uintptr) bool { // its error says that the socket is closed
-		buf := buffers.Get().(*[bufferSize]byte)
-		defer buffers.Put(buf)
-		return !u.readReady(a, int(fd), buf[:])
+	_ = a.raw.Read(func(fd uintptr) bool { // its error says that the socket is closed
+		b := batches.get()
+		defer batches.put(b)
+		return !u.readReady(a, fd, b)
 	})
 }
 
 // readReady takes everything that is there now; false means that the
 // association has ended.
-func (u *UDP) readReady(a *association, fd int, buf []byte) bool {
+func (u *UDP) readReady(a *association, fd uintptr, b *mmsg.Batch) bool {
 	for !a.ended.Load() {
-		n, from, err := unix.Recvfrom(fd, buf, unix.MSG_DONTWAIT)
+		n, err := b.Receive(fd)
 		switch {
 		case err == nil:
-			if peer := addrPort(from); u.arrived(a, peer.Addr()) {
-				u.cfg.Reply(a.key.source, peer, buf[:n])
+			u.pass(a, b, n)
+			if n < b.Slots() {
+				return true // what comes now wakes the reader again
 			}
-		case errors.Is(err, unix.EINTR):
 		case errors.Is(err, unix.EBADF), errors.Is(err, unix.ENOTSOCK):
 			return false
 		default: // EAGAIN, or the error of one peer; the queue says whose
-			if !u.readErrors(a, fd, buf) && err == unix.EAGAIN {
+			if !u.readErrors(a, int(fd), b.Buffer()) && err == unix.EAGAIN {
 				return true
 			}
 		}
 	}
 	return false
+}
+
+// pass gives the n datagrams of b to Reply, those of one peer that follow each
+// other together.
+func (u *UDP) pass(a *association, b *mmsg.Batch, n int) {
+	var room [maxBatch][]byte
+	payloads, peer := room[:0], netip.AddrPort{}
+	flush := func() {
+		if len(payloads) > 0 && u.arrived(a, peer.Addr()) {
+			u.cfg.Reply(a.key.source, peer, payloads...)
+		}
+	}
+	for i := range n {
+		if from := b.From(i); from != peer {
+			flush()
+			peer, payloads = from, payloads[:0]
+		}
+		payloads = append(payloads, b.Payload(i))
+	}
+	flush()
 }
 
 // readErrors passes on the refusals that the socket's error queue holds, and

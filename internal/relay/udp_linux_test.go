@@ -32,8 +32,10 @@ func newTable(t *testing.T, cfg UDPConfig) *table {
 	t.Helper()
 	const room = 1000
 	tab := &table{replies: make(chan datagram, room), refusals: make(chan datagram, room)}
-	cfg.Reply = func(source, peer netip.AddrPort, payload []byte) {
-		tab.replies <- datagram{source, peer, bytes.Clone(payload), nil}
+	cfg.Reply = func(source, peer netip.AddrPort, payloads ...[]byte) {
+		for _, payload := range payloads {
+			tab.replies <- datagram{source, peer, bytes.Clone(payload), nil}
+		}
 	}
 	cfg.Refused = func(source, peer netip.AddrPort, payload []byte, reason error) {
 		tab.refusals <- datagram{source, peer, bytes.Clone(payload), reason}
@@ -343,9 +345,9 @@ func TestUDPStreamsLiveLonger(t *testing.T) {
 }
 
 func TestUDPRemembersAtMostMaxPeers(t *testing.T) {
-	a := &association{}
+	u, a := &UDP{}, &association{}
 	for i := range 2 * maxPeers {
-		a.rememberLocked(source(i).Addr())
+		u.rememberLocked(a, source(i).Addr())
 	}
 	if len(a.peers) != maxPeers {
 		t.Errorf("%d peers are remembered, want %d", len(a.peers), maxPeers)

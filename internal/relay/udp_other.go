@@ -28,9 +28,14 @@ func listenUDP(six bool, _ *system.Outgoing) (*net.UDPConn, error) {
 	return conn, nil
 }
 
-func (a *association) send(peer netip.AddrPort, payload []byte) error {
-	_, err := a.conn.WriteToUDPAddrPort(payload, peer)
-	return err
+func (u *UDP) send(a *association, peer netip.AddrPort, payloads [][]byte) error {
+	var first error
+	for _, payload := range payloads {
+		if _, err := a.conn.WriteToUDPAddrPort(payload, peer); first == nil {
+			first = err
+		}
+	}
+	return first
 }
 
 // read passes on what arrives on a's socket until it is closed. It holds its

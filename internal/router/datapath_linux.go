@@ -165,7 +165,7 @@ func (d *Datapath) Run(ctx context.Context, handler datapath.Handler) error {
 	tasks.Go(func() error { return d.readSlow(ctx, handler, held) })
 	for i := range d.tcp {
 		tasks.Go(func() error { return d.acceptTCP(ctx, d.tcp[i], held) })
-		tasks.Go(func() error { return d.readUDP(ctx, d.udp[i], i == 1, handler) })
+		tasks.Go(func() error { return d.readUDP(ctx, d.udp[i], handler) })
 	}
 	tasks.Go(func() error { return d.pool.run(ctx) })
 	tasks.Go(func() error { return d.replies.run(ctx) })

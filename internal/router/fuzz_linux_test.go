@@ -2,7 +2,6 @@ package router
 
 import (
 	"encoding/binary"
-	"net/netip"
 	"testing"
 	"time"
 )
@@ -43,18 +42,6 @@ func FuzzReassemble(f *testing.F) {
 					t.Fatalf("the reassembled packet parses as %+v, %v", again, ok)
 				}
 			}
-		}
-	})
-}
-
-func FuzzParseSockaddr(f *testing.F) {
-	f.Add([]byte{2, 0, 0, 80, 192, 0, 2, 1})
-	f.Add([]byte{2, 0, 0, 80, 192, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0})
-	f.Add(append([]byte{10, 0, 0, 80}, make([]byte, 24)...))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		addr, ok := parseSockaddr(b)
-		if ok != addr.IsValid() || addr.Addr().Is4In6() || !ok && addr != (netip.AddrPort{}) {
-			t.Errorf("parseSockaddr(%x) = %v, %v", b, addr, ok)
 		}
 	})
 }

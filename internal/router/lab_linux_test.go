@@ -274,8 +274,11 @@ func (h *fakeHandler) OpenTCP(ctx context.Context, flow portolan.Flow) (datapath
 	return h.open(ctx, flow)
 }
 
-func (h *fakeHandler) HandleUDP(flow portolan.Flow, payload []byte) {
-	if h.udp != nil {
+func (h *fakeHandler) HandleUDP(flow portolan.Flow, payloads ...[]byte) {
+	if h.udp == nil {
+		return
+	}
+	for _, payload := range payloads {
 		h.udp(flow, payload)
 	}
 }

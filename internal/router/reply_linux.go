@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/portolan-net/portolan/internal/mmsg"
 	"github.com/portolan-net/portolan/internal/portolan"
 )
 
@@ -48,24 +49,23 @@ type replySockets struct {
 }
 
 // ReplyUDP implements datapath.Machine.
-func (d *Datapath) ReplyUDP(flow portolan.Flow, payload []byte) error {
-	if err := d.replies.send(flow, payload); err != nil {
+func (d *Datapath) ReplyUDP(flow portolan.Flow, payloads ...[]byte) error {
+	if err := d.replies.send(flow, payloads); err != nil {
 		return fmt.Errorf("reply to %s: %w", flow, err)
 	}
 	return nil
 }
 
-func (r *replySockets) send(flow portolan.Flow, payload []byte) error {
+func (r *replySockets) send(flow portolan.Flow, payloads [][]byte) error {
 	key := replyKey{flow.Dst.Port(), flow.Dst.Addr().Is6()}
 	oob := sourceControl(flow.Dst.Addr())
-	to := sockaddr(flow.Src)
 	// A second time, when the socket was closed in between.
 	for range 2 {
 		sock, err := r.get(key)
 		if err != nil {
 			return err
 		}
-		sent, err := sock.send(payload, oob, to)
+		sent, err := sock.send(payloads, oob, flow.Src)
 		if sent {
 			return err
 		}
@@ -73,16 +73,30 @@ func (r *replySockets) send(flow portolan.Flow, payload []byte) error {
 	return errors.New("reply sockets are used up")
 }
 
-// send reports whether the socket was still open.
-func (s *replySocket) send(payload, oob []byte, to unix.Sockaddr) (bool, error) {
+// send reports whether the socket was still open, and the first error that one
+// of the datagrams met; the others are sent nevertheless.
+func (s *replySocket) send(payloads [][]byte, oob []byte, to netip.AddrPort) (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return false, nil
 	}
 	s.used = time.Now()
-	_, err := unix.SendmsgN(s.fd, payload, oob, to, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-	return true, err
+	var first error
+	for len(payloads) > 0 {
+		n, err := mmsg.Send(uintptr(s.fd), to, oob, payloads)
+		if err == nil {
+			break
+		}
+		if first == nil {
+			first = err
+		}
+		if errors.Is(err, unix.EAGAIN) {
+			break // no room for the rest either
+		}
+		payloads = payloads[n+1:]
+	}
+	return true, first
 }
 
 func (s *replySocket) close() {
