@@ -123,7 +123,7 @@ func resumeMachine(ctx context.Context, config io.Reader, ready io.WriteCloser, 
 		return err
 	}
 	defer lock.Close()
-	namespace, err := router.Resume(estateFD)
+	namespace, err := router.Resume(estateFD, cfg.Link)
 	if err != nil {
 		return err
 	}

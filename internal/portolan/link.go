@@ -26,6 +26,7 @@ const (
 	placeGateway = 1
 	placeMachine = 3
 	placeDNS     = 7
+	placeOutside = 253
 	placeHost    = 254
 )
 
@@ -54,6 +55,10 @@ func (l Link) DNS() Pair { return l.place(placeDNS) }
 
 // Host is host.docker.internal.
 func (l Link) Host() Pair { return l.place(placeHost) }
+
+// Outside is the host itself, while it is connected to the machine's networks:
+// the source that containers see of what it sends them.
+func (l Link) Outside() Pair { return l.place(placeOutside) }
 
 // Contains reports whether addr lies on the link.
 func (l Link) Contains(addr netip.Addr) bool { return l.V4.Contains(addr) || l.V6.Contains(addr) }

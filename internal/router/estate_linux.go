@@ -7,6 +7,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/portolan-net/portolan/internal/portolan"
 )
 
 // Estate is what a helper leaves in the daemon when it dies: all that another
@@ -58,10 +60,10 @@ func duplicate(conn syscall.Conn) (*os.File, error) {
 }
 
 // Resume makes a router of the descriptors in an Estate's Router, from first on,
-// that this process has inherited. Every thread of it must be in the router's
+// that this process has inherited, on that link. Every thread of it must be in the router's
 // namespace, as a daemon keeps it running.
-func Resume(first int) (*Namespace, error) {
-	n := &Namespace{tun: first}
+func Resume(first int, link portolan.Link) (*Namespace, error) {
+	n := &Namespace{tun: first, link: link}
 	for i := range listenerKinds {
 		n.listeners = append(n.listeners, first+1+i)
 	}
@@ -70,7 +72,7 @@ func Resume(first int) (*Namespace, error) {
 			return nil, fmt.Errorf("inherit descriptor %d of the router: %w", fd, err)
 		}
 	}
-	return n, nil
+	return n, removeHostEnd() // its holder finds the helper gone, and comes again
 }
 
 // namespaceFDs opens the namespaces of this process that another helper would

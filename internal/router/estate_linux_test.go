@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/portolan-net/portolan/internal/portolan"
 )
 
 // firstInherited is the first descriptor after stdio: slow0.
@@ -16,7 +18,7 @@ const firstInherited = 3
 
 // runResumed is the main of a helper that goes on where another one died.
 func runResumed(socket string) error {
-	n, err := Resume(firstInherited)
+	n, err := Resume(firstInherited, portolan.DefaultLink())
 	if err != nil {
 		return err
 	}

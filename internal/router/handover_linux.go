@@ -21,15 +21,23 @@ import (
 //	attach          -> "ok 5" with slow0 and the listeners, in listenerKinds' order
 //	namespaces      -> "ok 2" with the router's network namespace and its owner, a user namespace
 //	sockets KIND N  -> "ok N" with N unconnected transparent sockets, N <= maxBatch
+//	connect         -> "ok 1" with the router's network namespace; the host is connected while this
+//	                   connection lasts, or until the line "ended" comes: see connect_linux.go
+//	admit           -> "ok 0" when the router's end of the host's veth is set up
+//	disconnect      -> "ok 0" when nobody is connected any more
 //	stop            -> "ok 0"; Serve returns
 //
 // Anything else is answered "error TEXT" and the connection goes on. The helper
-// keeps no state about a connection, so any number of daemons may come and go.
+// keeps no state about any other connection, so any number of daemons may come and go.
 const (
 	wordAttach     = "attach"
 	wordNamespaces = "namespaces"
 	wordSockets    = "sockets"
 	wordStop       = "stop"
+	wordConnect    = "connect"
+	wordAdmit      = "admit"
+	wordDisconnect = "disconnect"
+	wordEnded      = "ended"
 	wordOK         = "ok"
 	wordError      = "error"
 )
@@ -73,7 +81,11 @@ func (n *Namespace) Serve(ctx context.Context, ln *net.UnixListener) error {
 // serveConn answers one daemon's requests and reports whether it said stop.
 func (n *Namespace) serveConn(ctx context.Context, conn *net.UnixConn) (stop bool) {
 	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+	defer func() { _ = n.release(conn) }() // what went wrong, the next who connects tries again
+	defer context.AfterFunc(ctx, func() {
+		_ = n.release(nil) // with the namespace it would go as well, later
+		_ = conn.Close()
+	})()
 	refusal := checkPeer(conn)
 	lines := bufio.NewScanner(conn)
 	for lines.Scan() {
@@ -83,7 +95,7 @@ func (n *Namespace) serveConn(ctx context.Context, conn *net.UnixConn) (stop boo
 		}
 		words := strings.Fields(lines.Text())
 		stop = len(words) == 1 && words[0] == wordStop
-		fds, release, err := n.request(words)
+		fds, release, err := n.request(conn, words)
 		sendErr := answer(conn, fds, err)
 		release()
 		if stop || sendErr != nil {
@@ -94,7 +106,7 @@ func (n *Namespace) serveConn(ctx context.Context, conn *net.UnixConn) (stop boo
 }
 
 // request carries out one request. release is called when the answer is sent.
-func (n *Namespace) request(words []string) (fds []int, release func(), err error) {
+func (n *Namespace) request(conn *net.UnixConn, words []string) (fds []int, release func(), err error) {
 	nothing := func() {}
 	switch {
 	case len(words) == 1 && words[0] == wordStop:
@@ -104,6 +116,15 @@ func (n *Namespace) request(words []string) (fds []int, release func(), err erro
 	case len(words) == 1 && words[0] == wordNamespaces:
 		fds, err = namespaceFDs()
 		return fds, func() { closeAll(fds) }, err
+	case len(words) == 1 && words[0] == wordConnect:
+		if err = n.hold(conn); err == nil {
+			fds, err = networkFD()
+		}
+		return fds, func() { closeAll(fds) }, err
+	case len(words) == 1 && words[0] == wordAdmit:
+		return nil, nothing, n.admit(conn)
+	case len(words) == 1 && words[0] == wordDisconnect:
+		return nil, nothing, n.release(nil)
 	case len(words) == 3 && words[0] == wordSockets:
 		fds, err = openSockets(kind(words[1]), words[2])
 		return fds, func() { closeAll(fds) }, err

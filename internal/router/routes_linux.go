@@ -15,6 +15,8 @@ const (
 	markLocal = 1 // to a socket of this namespace, whatever the destination
 	markSlow  = 2 // into slow0
 	markUDP6  = 3 // to the machine, in fragments of fragmentMTU
+	// markForward: between host and machine, by table main; see connect_linux.go
+	markForward = 4
 )
 
 // Routing tables and the preferences of their rules. The table "local" moves

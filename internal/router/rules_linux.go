@@ -17,6 +17,7 @@ import (
 // The packet filter, in the language of nft(8):
 //
 //	chain pre { type filter hook prerouting priority mangle;
+//	 meta mark 4 accept                                                                       (6)
 //	 iifname e0 ether saddr != MACHINE ip saddr != 192.168.65.0/24 drop                       (0)
 //	 iifname e0 ether saddr != MACHINE ip saddr 192.168.65.3 drop
 //	 iifname slow0 tcp flags & (syn|ack) == syn tproxy to :15001 meta mark set 1 accept       (1)
@@ -31,7 +32,8 @@ import (
 //	 iifname e0 meta l4proto { tcp, udp } drop                                                (5)
 //	}
 //	chain forward { type filter hook forward priority filter; policy drop;
-//	 iifname e0 oifname slow0 accept; iifname slow0 oifname e0 accept; }
+//	 iifname e0 oifname slow0 accept; iifname slow0 oifname e0 accept;
+//	 iifname e0 oifname h0 accept; iifname h0 oifname e0 accept; }                            (6)
 //
 // (0) A container on macvlan speaks for itself only: its frames have a hardware
 // address of its own, and everything behind the machine comes with the
@@ -43,6 +45,7 @@ import (
 // (3) Only TCP: for UDP it would steal datagrams of other flows.
 // (4) Resets that the daemon wrote.
 // (5) Else a datagram without listener loops over e0 until its TTL ends.
+// (6) Of a host that is connected; connect_linux.go says who gets the mark.
 const filterTable = "portolan"
 
 // proxyPort is where the transparent listeners are, on the loopback addresses.
@@ -122,6 +125,7 @@ func addPrerouting(c *nftables.Conn, table *nftables.Table, both []family) error
 		}
 		c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: exprs})
 	}
+	add(marked(markForward), accept())
 	for _, f := range both {
 		add(iif(linkName), foreignMAC(), nfproto(f), sourceOutside(f, f.onLink), drop())
 		add(iif(linkName), foreignMAC(), nfproto(f), []expr.Any{f.saddr, is(expr.CmpOpEq, f.machine.AsSlice()...)}, drop())
@@ -164,7 +168,7 @@ func addForward(c *nftables.Conn, table *nftables.Table) {
 		Name: "forward", Table: table, Type: nftables.ChainTypeFilter, Policy: &policy,
 		Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter,
 	})
-	for _, way := range [][2]string{{linkName, slowName}, {slowName, linkName}} {
+	for _, way := range [][2]string{{linkName, slowName}, {slowName, linkName}, {linkName, hostName}, {hostName, linkName}} {
 		exprs := append(iif(way[0]), oif(way[1])...)
 		c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: append(exprs, accept()...)})
 	}
@@ -264,6 +268,10 @@ func mark(value uint32) []expr.Any {
 		&expr.Immediate{Register: 1, Data: binaryutil.NativeEndian.PutUint32(value)},
 		&expr.Meta{Key: expr.MetaKeyMARK, Register: 1, SourceRegister: true},
 	}
+}
+
+func marked(value uint32) []expr.Any {
+	return []expr.Any{load(expr.MetaKeyMARK), is(expr.CmpOpEq, binaryutil.NativeEndian.PutUint32(value)...)}
 }
 
 func accept() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}} }

@@ -38,6 +38,8 @@ type Config struct {
 type Namespace struct {
 	tun       int
 	listeners []int // in the order of listenerKinds
+	link      portolan.Link
+	host      hostSide
 }
 
 // Setup makes the network namespace of this process a router, and the network
@@ -62,7 +64,7 @@ func Setup(cfg Config, machinePID int) (*Namespace, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Namespace{tun: tun}
+	n := &Namespace{tun: tun, link: cfg.Link}
 	if err := n.finish(cfg.Link); err != nil {
 		return nil, errors.Join(err, n.Close())
 	}
@@ -130,7 +132,10 @@ func setupVeth(link portolan.Link, machinePID int) error {
 	if err := configureEnd(here, end{linkName, router, machine, machineMAC(), link}); err != nil {
 		return err
 	}
-	return setupMachine(link, machinePID, end{machineName, machine, router, routerMAC(), link})
+	if err := proxyOutside(here, link); err != nil {
+		return err
+	}
+	return setupMachine(link, machinePID, end{machineName, machine, append(router, link.Outside()), routerMAC(), link})
 }
 
 // setupMachine configures the machine's end, in the machine's namespace.

@@ -68,6 +68,7 @@ func interfaceSysctls() []sysctl {
 		{"ipv6/conf/e0/accept_redirects", "0"},
 		{"ipv4/conf/e0/accept_redirects", "0"},
 		{"ipv4/conf/e0/send_redirects", "0"},
+		{"ipv6/conf/e0/proxy_ndp", "1"}, // see proxyOutside
 	}
 }
 
