@@ -70,3 +70,37 @@ func TestExplainNamesWhatIsHidden(t *testing.T) {
 		t.Errorf("it is %+v, %v, want %v hidden", got, err, want)
 	}
 }
+
+func TestLookup(t *testing.T) {
+	upstream := startResolver(t, func(query []byte, _ netip.AddrPort, how transport) [][]byte {
+		switch m := unpackQuery(query); {
+		case m.Question[0].Name == "nobody.example.":
+			return [][]byte{rcodeAnswer(query, miekg.RcodeNameError)}
+		case m.Question[0].Qtype == miekg.TypeAAAA:
+			return [][]byte{rcodeAnswer(query, miekg.RcodeSuccess)}
+		case m.Question[0].Name == "long.example." && how == overUDP:
+			answer := rcodeAnswer(query, miekg.RcodeSuccess)
+			answer[2] |= flagTC
+			return [][]byte{answer}
+		}
+		return [][]byte{addressAnswer(query, "192.0.2.1")}
+	})
+	cfg := resolverConfig(upstream)
+	cfg.Hosts = system.ParseHosts([]byte("127.0.0.1 app.local\n"))
+	s := runServer(t, Config{}, cfg)
+	s.cache.hostOwn = func(netip.Addr) bool { return false }
+	for name, want := range map[string]string{
+		"www.example":           "[192.0.2.1] <nil>",
+		"long.example":          "[192.0.2.1] <nil>",
+		"host.docker.internal":  "[fdc4:f303:9324::254 192.168.65.254] <nil>",
+		"app.local":             "[192.168.65.254] <nil>", // not the daemon's own loopback
+		"nobody.example":        "[] look up nobody.example: NXDOMAIN",
+		"web.portolan.internal": "[] look up web.portolan.internal: NXDOMAIN",
+		"":                      `[] look up "": not a domain name`,
+	} {
+		addrs, err := s.Lookup(t.Context(), name)
+		if got := fmt.Sprint(addrs, err); got != want {
+			t.Errorf("Lookup(%q) = %s, want %s", name, got, want)
+		}
+	}
+}

@@ -14,6 +14,7 @@ const (
 	direct   verdict = iota // to the destination itself, by an ordinary socket
 	host                    // to the host's loopback
 	resolver                // to our DNS server
+	proxied                 // to our forward proxy
 	gateway                 // an address of ours without a service there
 	refuse                  // nowhere, and the sender is told
 	drop                    // nowhere; RFC 1122, 3.2.2 forbids an ICMP error
@@ -21,6 +22,10 @@ const (
 
 // portDNS is the one port that the resolver's address serves.
 const portDNS = 53
+
+// portProxy is the one port that the gateway's address serves:
+// http.docker.internal:3128, as Docker Desktop has it.
+const portProxy = 3128
 
 // decide is the whole route decision. The error says why a flow is refused, as
 // the host's kernel would have said it.
@@ -31,6 +36,8 @@ func decide(link portolan.Link, flow portolan.Flow) (verdict, error) {
 		return host, nil
 	case link.DNS().Has(addr) && flow.Dst.Port() == portDNS && flow.Proto != portolan.ICMP:
 		return resolver, nil
+	case link.Gateway().Has(addr) && flow.Dst.Port() == portProxy && flow.Proto == portolan.TCP:
+		return proxied, nil
 	case link.DNS().Has(addr), link.Gateway().Has(addr):
 		return gateway, syscall.ECONNREFUSED
 	case addr.IsMulticast(), addr == broadcast4, addr == lastOf(link.V4):

@@ -41,7 +41,10 @@ func TestDecide(t *testing.T) {
 		{icmp, "192.168.65.7:53", gateway, datapath.Refused},
 		{tcp, "192.168.65.1:53", gateway, datapath.Refused},
 		{udp, "192.168.65.1:53", gateway, datapath.Refused},
-		{tcp, "192.168.65.1:3128", gateway, datapath.Refused},
+		{tcp, "192.168.65.1:3128", proxied, 0},
+		{tcp, "[fdc4:f303:9324::1]:3128", proxied, 0},
+		{udp, "192.168.65.1:3128", gateway, datapath.Refused},
+		{tcp, "192.168.65.7:3128", gateway, datapath.Refused},
 		{tcp, "[fdc4:f303:9324::1]:22", gateway, datapath.Refused},
 
 		{tcp, "192.168.65.3:2375", refuse, datapath.HostUnreachable},

@@ -12,9 +12,12 @@
 //	direct    dial from the host             relay.UDP                 relay.Echo
 //	host      dial 127.0.0.1, then ::1       the same, see aliases     answered here
 //	resolver  served by DNSService           asked of DNSService       answered here
+//	proxied   served by Proxies
 //	gateway   refused                        refused                   answered here
 //	refuse    the error that decide chose    the same                  the same
 //	drop      as refuse                      nothing                   nothing
+//
+// Proxies may also take a direct TCP flow over, and refuse other direct flows.
 //
 // Every error reaches the machine through datapath.Classify, so a connect in a
 // container ends as it would have ended on the host.

@@ -47,7 +47,9 @@ type Config struct {
 	// the port is the daemon's own) with an error to classify. Nil allows all. It
 	// is asked for each connection and datagram and must not block.
 	AllowHost func(flow portolan.Flow) error
-	Log       *slog.Logger
+	// Proxies takes what goes by way of a proxy; nil is none.
+	Proxies Proxies
+	Log     *slog.Logger
 }
 
 // Egress is a datapath.Handler.
@@ -96,6 +98,11 @@ func (e *Egress) decide(flow portolan.Flow) (verdict, error) {
 	}
 	if v == host && flow.Proto != portolan.ICMP {
 		if err := e.cfg.AllowHost(flow); err != nil {
+			return refuse, err
+		}
+	}
+	if v == direct && flow.Proto != portolan.TCP && e.cfg.Proxies != nil {
+		if err := e.cfg.Proxies.Allow(flow); err != nil {
 			return refuse, err
 		}
 	}

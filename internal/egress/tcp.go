@@ -22,8 +22,13 @@ func (e *Egress) OpenTCP(ctx context.Context, flow portolan.Flow) (datapath.Endp
 	switch v {
 	case resolver:
 		return resolverEndpoint{e.cfg.DNS}, nil
+	case proxied:
+		if e.cfg.Proxies != nil {
+			return proxyEndpoint{e.cfg.Proxies, flow}, nil
+		}
+		err = syscall.ECONNREFUSED
 	case direct:
-		return e.open(ctx, flow, flow.Dst)
+		return e.openDirect(ctx, flow)
 	case host:
 		return e.openHost(ctx, flow)
 	}
