@@ -1,37 +1,128 @@
 package proxy
 
-import "context"
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"strings"
+
+	"github.com/portolan-net/portolan/internal/proxy/entry"
+)
 
 // Policy is a compiled Config. It never changes and is shared between
 // goroutines. A nil Policy is one in which everything is direct.
 type Policy struct {
-	config Config
+	exclude       []entry.Exclusion
+	excludeSource string
+	closed        bool
+	closedSource  string
+	script        *Script
+	http, https   *upstream
 }
-
-// Config is what somebody chose, for the engine or for containers.
-type Config struct {
-	HTTP, HTTPS string   // URLs of proxies: http, https, socks5, socks5h; "" for none
-	Exclude     []string // host, .suffix, *.suffix, address or CIDR, each with an optional :port
-	Closed      bool     // what is not excluded is blocked
-}
-
-// Compile checks a Config and makes a Policy of it.
-func Compile(c Config) (*Policy, error) { return &Policy{config: c}, nil }
 
 // Decide says how to reach a destination. An error means that it can't be
-// reached: a PAC script failed (PACError). It may run that script, which is
+// reached: the PAC script failed (PACError). It may run that script, which is
 // bounded in time.
-func (p *Policy) Decide(context.Context, Destination) (Decision, error) {
-	return Decision{Routes: []Route{{}}, Source: "default", Rule: "no proxy is configured"}, nil
+func (p *Policy) Decide(ctx context.Context, to Destination) (Decision, error) {
+	if p == nil {
+		return direct("default", "no proxy is configured"), nil
+	}
+	to.Host = strings.Trim(to.Host, "[]")
+	for _, e := range p.exclude {
+		if e.Match(to.Host, to.Port) {
+			return direct(p.excludeSource, "exclude "+e.String()), nil
+		}
+	}
+	if p.closed {
+		return Decision{Routes: []Route{{Kind: Blocked}}, Source: p.closedSource, Rule: "no proxy is configured, and what is not excluded is blocked"}, nil
+	}
+	if rule := near(to.Host); rule != "" {
+		return direct("built in", rule), nil
+	}
+	if p.script != nil {
+		return p.scripted(ctx, to)
+	}
+	chosen := p.https
+	if to.scheme() == "http" {
+		chosen = p.http
+	}
+	if chosen == nil {
+		if p.http == nil && p.https == nil {
+			return direct("default", "no proxy is configured"), nil
+		}
+		return direct("default", "no proxy is configured for "+to.scheme()), nil
+	}
+	return Decision{Routes: []Route{chosen.route}, Source: chosen.source, Rule: chosen.rule}, nil
+}
+
+func direct(source, rule string) Decision {
+	return Decision{Routes: []Route{{}}, Source: source, Rule: rule}
+}
+
+// scripted asks the PAC script, and gives its proxies the credentials of those
+// that the settings name.
+func (p *Policy) scripted(ctx context.Context, to Destination) (Decision, error) {
+	routes, rule, err := p.script.Find(ctx, to)
+	if err != nil {
+		var failed *PACError
+		if !errors.As(err, &failed) {
+			err = &PACError{Source: p.script.Source(), Err: err}
+		}
+		return Decision{Routes: []Route{{Kind: Blocked}}, Source: "PAC " + p.script.Source(), Rule: err.Error()}, err
+	}
+	for i, r := range routes {
+		for _, u := range []*upstream{p.http, p.https} {
+			if u != nil && u.route.login != nil && strings.EqualFold(u.route.Address, r.Address) {
+				routes[i].login = u.route.login
+			}
+		}
+	}
+	return Decision{Routes: routes, Source: "PAC " + p.script.Source(), Rule: rule}, nil
+}
+
+// ownDomains are those whose names Portolan gives.
+var ownDomains = []string{"docker.internal", "portolan.internal", "localhost"}
+
+// near says why a destination is never reached by way of a proxy, "" for one
+// that may be.
+func near(host string) string {
+	if addr, err := netip.ParseAddr(host); err == nil {
+		addr = addr.Unmap()
+		switch {
+		case addr.IsLoopback():
+			return "loopback is always direct"
+		case addr.IsLinkLocalUnicast():
+			return "link-local addresses are always direct"
+		}
+		return ""
+	}
+	host = strings.TrimSuffix(strings.ToLower(host), ".")
+	for _, domain := range ownDomains {
+		if host == domain || strings.HasSuffix(host, "."+domain) {
+			return "names in " + domain + " are always direct"
+		}
+	}
+	return ""
 }
 
 // Configured reports whether anything but the direct way is possible.
-func (p *Policy) Configured() bool { return false }
+func (p *Policy) Configured() bool {
+	return p != nil && (p.closed || p.script != nil || p.http != nil || p.https != nil)
+}
 
 // Closed reports whether whatever is not excluded is blocked, UDP and ICMP
 // included: containersProxy.transparentPorts "*" without a proxy.
-func (p *Policy) Closed() bool { return p != nil && p.config.Closed }
+func (p *Policy) Closed() bool { return p != nil && p.closed }
 
-// Exclusions are the entries that lead past the proxies, as they were written.
-// NO_PROXY is made of them.
-func (p *Policy) Exclusions() []string { return nil }
+// Exclusions are the entries that lead past the proxies, one each, as they were
+// written. NO_PROXY is made of them.
+func (p *Policy) Exclusions() []string {
+	if p == nil {
+		return nil
+	}
+	list := make([]string, len(p.exclude))
+	for i, e := range p.exclude {
+		list[i] = e.String()
+	}
+	return list
+}

@@ -1,0 +1,67 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"syscall"
+
+	"github.com/portolan-net/portolan/internal/proxy"
+)
+
+// refusedError: we do not carry this, whoever asks.
+type refusedError struct {
+	to  proxy.Destination
+	err error
+}
+
+func (e *refusedError) Error() string { return fmt.Sprintf("%s: %v", e.to.Address(), e.err) }
+func (e *refusedError) Unwrap() error { return e.err }
+
+// reachError: no route of a decision worked.
+type reachError struct {
+	decision proxy.Decision
+	err      error
+}
+
+func (e *reachError) Error() string { return e.err.Error() }
+func (e *reachError) Unwrap() error { return e.err }
+
+// report turns an error into what the client of a forward proxy is told: an HTTP
+// status, and one line without secrets. group is the settings' name.
+func report(err error, group string) (code int, text string) {
+	text = strings.ReplaceAll(err.Error(), "\n", "; ")
+	var reach *reachError
+	if errors.As(err, &reach) && !reach.decision.Direct() && reach.decision.Source != "" {
+		text += " (the proxy is from " + reach.decision.Source + ")"
+	}
+	var (
+		blocked *proxy.BlockedError
+		ours    *refusedError
+		refused *proxy.RefusedError
+		timeout net.Error
+	)
+	switch {
+	case errors.As(err, &blocked), errors.As(err, &ours), errors.Is(err, syscall.EACCES):
+		code = http.StatusForbidden
+	case errors.As(err, &refused) && refused.AuthRequired():
+		code = http.StatusBadGateway
+		text += "; give user and password in the proxy's URL, in the settings " + group + ".http and " + group + ".https"
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded),
+		errors.As(err, &timeout) && timeout.Timeout():
+		code = http.StatusGatewayTimeout
+	default:
+		code = http.StatusBadGateway
+	}
+	return code, "portolan: " + text
+}
+
+// errorPage is an HTTP/1.1 response that says text and ends the connection.
+func errorPage(code int, text string) string {
+	return fmt.Sprintf("HTTP/1.1 %d %s\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s\n",
+		code, http.StatusText(code), len(text)+1, text)
+}

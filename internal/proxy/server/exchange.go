@@ -1,0 +1,123 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/portolan-net/portolan/internal/proxy"
+)
+
+// answerTimeout bounds the wait for the head of a proxy's answer, once it has
+// the request. Nothing tells a proxy that has died from a server behind it that
+// takes its time.
+const answerTimeout = 29 * time.Second
+
+// exchanger is the http.RoundTripper of one request.
+type exchanger struct {
+	*forward
+	to proxy.Destination
+}
+
+// dialError: the request was not sent, so another route may take it.
+type dialError struct{ error }
+
+func (e dialError) Unwrap() error { return e.error }
+
+// RoundTrip sends the request by the first route that works.
+func (e *exchanger) RoundTrip(r *http.Request) (*http.Response, error) {
+	decision, err := e.decide(r.Context(), e.to)
+	if err != nil {
+		return nil, err
+	}
+	var errs []error
+	for _, route := range e.server.proxy.Order(decision.Routes) {
+		response, err := e.roundTrip(r, route)
+		if err == nil {
+			return response, nil
+		}
+		errs = append(errs, err)
+		var refused *proxy.RefusedError
+		if unsent := (dialError{}); !errors.As(err, &unsent) || errors.As(err, &refused) {
+			break
+		}
+	}
+	return nil, &reachError{decision: decision, err: errors.Join(errs...)}
+}
+
+func (e *exchanger) roundTrip(r *http.Request, route proxy.Route) (*http.Response, error) {
+	out := r.Clone(r.Context())
+	out.Trailer = r.Trailer
+	if r.Body != nil {
+		out.Body = io.NopCloser(r.Body) // a route that fails must not close it for the next
+	}
+	if auth := route.Authorization(); auth != "" && speaksHTTP(route) {
+		out.Header.Set("Proxy-Authorization", auth)
+	}
+	response, err := e.transport(route).RoundTrip(out)
+	if err != nil {
+		return nil, err
+	}
+	if response.StatusCode == http.StatusProxyAuthRequired && speaksHTTP(route) {
+		response.Body.Close()
+		return nil, &proxy.RefusedError{Route: route, Code: response.StatusCode, Status: response.Status}
+	}
+	return response, nil
+}
+
+// speaksHTTP reports proxies that take requests in absolute form.
+func speaksHTTP(r proxy.Route) bool { return r.Kind == proxy.HTTP || r.Kind == proxy.HTTPS }
+
+// transport returns the client's own transport for a route: connections kept
+// alive on one are not used for another, nor for another client.
+func (e *exchanger) transport(route proxy.Route) *http.Transport {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if t, ok := e.transports[route]; ok {
+		return t
+	}
+	t := &http.Transport{
+		DisableCompression:    true,
+		MaxIdleConnsPerHost:   1, // a client sends one request at a time
+		MaxIdleConns:          4,
+		IdleConnTimeout:       idleTimeout,
+		ExpectContinueTimeout: time.Second,
+		DialContext:           e.dialer(route),
+	}
+	if speaksHTTP(route) {
+		t.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: route.Address}) // DialContext speaks TLS where it must
+		t.ResponseHeaderTimeout = answerTimeout
+	}
+	if e.transports == nil {
+		e.transports = map[proxy.Route]*http.Transport{}
+	}
+	e.transports[route] = t
+	return t
+}
+
+// dialer is DialContext for a route: to the proxy where that speaks HTTP, to the
+// destination itself, or through a tunnel.
+func (e *exchanger) dialer(route proxy.Route) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, _, address string) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, reachTimeout)
+		defer cancel()
+		var conn net.Conn
+		var err error
+		if speaksHTTP(route) {
+			conn, err = e.server.proxy.DialProxy(ctx, route)
+		} else {
+			var to proxy.Destination
+			if to, err = parseTarget(address, 0); err == nil {
+				conn, err = e.tunnel(ctx, &e.server.proxy, route, to)
+			}
+		}
+		if err != nil {
+			return nil, dialError{err}
+		}
+		return conn, nil
+	}
+}

@@ -1,0 +1,240 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/portolan-net/portolan/internal/datapath"
+	"github.com/portolan-net/portolan/internal/portolan"
+	"github.com/portolan-net/portolan/internal/proxy"
+	"github.com/portolan-net/portolan/internal/relay"
+)
+
+// Theory of operation: transparent ports
+//
+// A container's SYN to one of the ports is held. What is known then is an
+// address; the name comes with the first bytes, after the handshake. So the SYN
+// is answered by what the address alone decides:
+//
+//	by address      names matter   the SYN is                       afterwards
+//	direct          no (excluded)  left to egress                   nothing
+//	direct          yes (PAC)      accepted                         by name
+//	a proxy                        accepted once a proxy accepts    by name
+//	blocked         no             refused as prohibited            nothing
+//	blocked         yes            accepted                         by name
+//	no decision                    refused as prohibited            nothing
+//
+// "Names matter" where a PAC script decides, or an exclusion is a name. After
+// the handshake the first bytes are peeked at (peek.go), the policy is asked
+// again with the name, and the way is opened; the bytes are sent on, and relay
+// does the rest. Where a name leads past the proxies, its own addresses are
+// dialled, not the one that the container chose: anybody can write any name.
+// What can't be opened is told to clients that speak HTTP, and reset for others.
+
+// errProhibited is what the machine is shown for what the policy blocks.
+var errProhibited = syscall.EACCES
+
+// OpenTCP implements egress.Proxies.
+func (s *Server) OpenTCP(ctx context.Context, flow portolan.Flow) (datapath.Endpoint, bool, error) {
+	policy := s.cfg.Policies.Containers()
+	if !policy.Configured() || s.cfg.Link.Machine().Has(flow.Src.Addr()) || !s.cfg.TransparentPorts().Has(flow.Dst.Port()) {
+		return nil, false, nil
+	}
+	to := proxy.Destination{Host: flow.Dst.Addr().String(), Port: flow.Dst.Port()}
+	decision, err := policy.Decide(ctx, to)
+	if err != nil {
+		return nil, true, fmt.Errorf("open %s: %w: %w", flow, err, errProhibited)
+	}
+	names := namesMatter(policy, decision)
+	e := &namedEndpoint{client: client{server: s, addr: flow.Src.Addr()}, flow: flow}
+	switch {
+	case decision.Direct() && !names:
+		return nil, false, nil
+	case decision.Blocked() && !names:
+		return nil, true, fmt.Errorf("open %s: %s: %w", flow, decision.Rule, errProhibited)
+	case !decision.Direct() && !decision.Blocked():
+		if err := e.prepare(ctx, decision.Routes); err != nil {
+			return nil, true, fmt.Errorf("open %s: %w", flow, err)
+		}
+	}
+	return e, true, nil
+}
+
+// namesMatter reports whether a name could change what an address decided. An
+// excluded address is direct under every name.
+func namesMatter(policy *proxy.Policy, decision proxy.Decision) bool {
+	if strings.HasPrefix(decision.Source, "PAC ") {
+		return true
+	}
+	return !decision.Direct() && slices.ContainsFunc(policy.Exclusions(), isName)
+}
+
+// isName reports exclusions that are no address and no network.
+func isName(exclusion string) bool {
+	if _, err := netip.ParsePrefix(exclusion); err == nil {
+		return false
+	}
+	if _, err := netip.ParseAddrPort(exclusion); err == nil {
+		return false
+	}
+	_, err := netip.ParseAddr(strings.Trim(exclusion, "[]"))
+	return err != nil
+}
+
+// Allow implements egress.Proxies: where everything but exclusions is blocked,
+// UDP and ICMP are, too.
+func (s *Server) Allow(flow portolan.Flow) error {
+	policy := s.cfg.Policies.Containers()
+	if !policy.Closed() || s.cfg.Link.Machine().Has(flow.Src.Addr()) {
+		return nil
+	}
+	to := proxy.Destination{Host: flow.Dst.Addr().String(), Port: flow.Dst.Port()}
+	decision, err := policy.Decide(context.Background(), to) // a closed policy runs no script
+	if err != nil || decision.Blocked() {
+		return fmt.Errorf("carry %s: %s: %w", flow, decision.Rule, errProhibited)
+	}
+	return nil
+}
+
+// namedEndpoint is a flow whose first bytes will say where it goes.
+type namedEndpoint struct {
+	client
+	flow  portolan.Flow
+	ready atomic.Pointer[readyConn]
+}
+
+// readyConn is a connection to a proxy on which nothing has been said.
+type readyConn struct {
+	net.Conn
+	address string // host:port of the proxy
+}
+
+// prepare connects to the first proxy that accepts.
+func (e *namedEndpoint) prepare(ctx context.Context, routes []proxy.Route) error {
+	ctx, cancel := context.WithTimeout(ctx, reachTimeout)
+	defer cancel()
+	conn, err := e.walk(ctx, routes, func(ctx context.Context, r proxy.Route) (net.Conn, error) {
+		switch r.Kind {
+		case proxy.Blocked:
+			return nil, errProhibited
+		case proxy.Direct: // the last resort of a script, to be dialled when its turn comes
+			return nil, nil
+		}
+		conn, err := dialHost(ctx, "tcp", r.Address)
+		if err != nil {
+			return nil, &proxy.UnreachableError{Route: r, Err: err}
+		}
+		return &readyConn{Conn: conn, address: r.Address}, nil
+	})
+	if ready, ok := conn.(*readyConn); ok {
+		e.ready.Store(ready)
+	}
+	return err
+}
+
+// Close gives the flow up before it began.
+func (e *namedEndpoint) Close() error {
+	if ready := e.ready.Swap(nil); ready != nil {
+		return ready.Close()
+	}
+	return nil
+}
+
+// dialReady is dialHost that begins with the connection at hand.
+func (e *namedEndpoint) dialReady(ctx context.Context, network, address string) (net.Conn, error) {
+	if ready := e.ready.Swap(nil); ready != nil {
+		if ready.address == address {
+			return ready.Conn, nil
+		}
+		_ = ready.Close() // the name leads elsewhere
+	}
+	return dialHost(ctx, network, address)
+}
+
+// Serve reads the name, opens the way, and relays.
+func (e *namedEndpoint) Serve(ctx context.Context, conn datapath.Conn) {
+	defer e.Close()
+	log := e.server.cfg.Log
+	first, err := peek(ctx, conn, e.flow.Dst.Port())
+	if err != nil {
+		log.Debug("transparent flow ended before it began", "flow", e.flow, "error", err)
+		abort(conn)
+		return
+	}
+	to := proxy.Destination{Host: e.flow.Dst.Addr().String(), Port: e.flow.Dst.Port()}
+	if first.name != "" {
+		to.Host = first.name
+	}
+	if first.kind == speaksPlainHTTP {
+		to.URL = "http://" + to.Address() + "/"
+	}
+	far, err := e.open(ctx, to)
+	if err == nil && len(first.bytes) > 0 {
+		_, err = far.Write(first.bytes)
+	}
+	if err != nil {
+		e.tell(conn, first, to, err)
+		return
+	}
+	began := time.Now()
+	stats := relay.TCP(ctx, conn, far)
+	log.Debug("transparent flow ended", "flow", e.flow, "name", first.name,
+		"sent", stats.AToB, "received", stats.BToA, "duration", time.Since(began))
+}
+
+// open asks the policy again, now with the name, and opens the way.
+func (e *namedEndpoint) open(ctx context.Context, to proxy.Destination) (datapath.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, reachTimeout)
+	defer cancel()
+	decision, err := e.decide(ctx, to)
+	if err != nil {
+		return nil, err
+	}
+	dialer := &proxy.Dialer{Direct: e.dialReady}
+	conn, err := e.walk(ctx, decision.Routes, func(ctx context.Context, r proxy.Route) (net.Conn, error) {
+		return e.tunnel(ctx, dialer, r, to)
+	})
+	if err != nil {
+		return nil, &reachError{decision: decision, err: err}
+	}
+	stream, ok := conn.(datapath.Conn)
+	if !ok {
+		return nil, errors.Join(errors.New("the connection can't be half closed"), conn.Close())
+	}
+	return stream, nil
+}
+
+// tellTimeout bounds the writing of an error.
+const tellTimeout = 5 * time.Second
+
+// tell says why there is no way, to those who understand, and ends the flow.
+func (e *namedEndpoint) tell(conn datapath.Conn, first opening, to proxy.Destination, err error) {
+	code, text := report(err, "containersProxy")
+	e.server.cfg.Log.Debug("refuse transparent flow", "flow", e.flow, "to", to.Address(), "error", err)
+	if first.kind != speaksPlainHTTP {
+		abort(conn)
+		return
+	}
+	_ = conn.SetDeadline(time.Now().Add(tellTimeout))
+	_, _ = io.WriteString(conn, errorPage(code, text)) // a client that does not read is gone
+	_ = conn.CloseWrite()
+	_, _ = io.Copy(io.Discard, conn) // closing with unread bytes would be a reset, and take the page along
+	_ = conn.Close()
+}
+
+// abort closes conn with an RST.
+func abort(conn datapath.Conn) {
+	if c, ok := conn.(interface{ SetLinger(sec int) error }); ok {
+		_ = c.SetLinger(0) // fails only on a socket that is gone already
+	}
+	_ = conn.Close()
+}
