@@ -15,7 +15,7 @@ func layers() [][]string {
 		{"internal/portolan", "internal/system", "internal/image", "internal/confine", "internal/mmsg"},
 		{"internal/datapath", "internal/profile", "internal/api", "internal/settings", "internal/lab", "internal/testimage"},
 		{"internal/relay", "internal/dns", "internal/router", "internal/spec", "internal/agentlink", "internal/publish/forward", "internal/client", "internal/dockercontext", "internal/proxy"},
-		{"internal/egress", "internal/publish", "internal/shim", "internal/engine"},
+		{"internal/egress", "internal/publish", "internal/shim", "internal/engine", "internal/hostnet"},
 		{"internal/machine", "internal/guest", "internal/doctor"},
 		{"internal/agent"},
 		{"internal/daemon", "internal/cli", "internal/stage"},
@@ -32,7 +32,7 @@ type restriction struct {
 
 // restrictions hold for everything but tests.
 func restrictions() []restriction {
-	kernel := []string{"internal/router", "internal/machine", "internal/guest", "internal/engine", "internal/doctor", "internal/lab"}
+	kernel := []string{"internal/router", "internal/machine", "internal/guest", "internal/engine", "internal/hostnet", "internal/doctor", "internal/lab"}
 	// The daemon reads the host's routes, and asks for no more.
 	readers := append([]string{"internal/daemon"}, kernel...)
 	// What only tests and benchmarks import.
