@@ -24,6 +24,22 @@ func (c *notedConn) Close() error {
 // note ends the listener's wait.
 func (c *notedConn) note() { c.once.Do(func() { close(c.closed) }) }
 
+// resumedConn is a connection of which something has been read already.
+type resumedConn struct {
+	datapath.Conn
+	first []byte
+}
+
+// Read returns what was read before, and then what comes.
+func (c *resumedConn) Read(p []byte) (int, error) {
+	if len(c.first) > 0 {
+		n := copy(p, c.first)
+		c.first = c.first[n:]
+		return n, nil
+	}
+	return c.Conn.Read(p)
+}
+
 // oneListener is a net.Listener that has one connection and ends with it.
 type oneListener struct {
 	conn *notedConn

@@ -30,6 +30,11 @@ const (
 // behind it belongs to this client and to nobody else.
 func (s *Server) ServeTCP(ctx context.Context, conn datapath.Conn, flow portolan.Flow) {
 	f := &forward{client: client{server: s, addr: flow.Src.Addr()}}
+	f.serve(ctx, conn)
+}
+
+// serve answers the requests of one connection until it has ended.
+func (f *forward) serve(ctx context.Context, conn datapath.Conn) {
 	defer f.close()
 	listener := &oneListener{conn: &notedConn{Conn: conn, closed: make(chan struct{})}}
 	server := &http.Server{
@@ -38,7 +43,7 @@ func (s *Server) ServeTCP(ctx context.Context, conn datapath.Conn, flow portolan
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHead,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
-		ErrorLog:          s.errorLog(),
+		ErrorLog:          f.server.errorLog(),
 	}
 	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
 	_ = server.Serve(listener) // ends when conn is closed
@@ -48,6 +53,7 @@ func (s *Server) ServeTCP(ctx context.Context, conn datapath.Conn, flow portolan
 // forward is one client's connection to the forward proxy.
 type forward struct {
 	client
+	origin   uint16 // of a transparent flow: its port; requests are in origin form
 	requests sync.WaitGroup
 
 	mu         sync.Mutex
@@ -66,6 +72,13 @@ func (f *forward) close() {
 func (f *forward) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.requests.Add(1)
 	defer f.requests.Done()
+	port := uint16(80)
+	if f.origin != 0 {
+		port = f.origin
+		if r.Method != http.MethodConnect && !r.URL.IsAbs() {
+			r.URL.Scheme, r.URL.Host = "http", r.Host
+		}
+	}
 	switch {
 	case r.Method == http.MethodConnect:
 		f.connect(w, r)
@@ -74,12 +87,14 @@ func (f *forward) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case !strings.EqualFold(r.URL.Scheme, "http"):
 		http.Error(w, "portolan: scheme "+r.URL.Scheme+": this proxy takes http://..., and CONNECT for everything else", http.StatusBadRequest)
 	default:
-		f.exchange(w, r)
+		f.exchange(w, r, port)
 	}
 }
 
 // errorLog takes what net/http has to say about clients.
-func (s *Server) errorLog() *log.Logger { return slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug) }
+func (s *Server) errorLog() *log.Logger {
+	return slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug)
+}
 
 // connect opens a tunnel and hands both connections to the relay.
 func (f *forward) connect(w http.ResponseWriter, r *http.Request) {
@@ -140,11 +155,15 @@ func (f *forward) refuse(w http.ResponseWriter, to proxy.Destination, err error)
 }
 
 // exchange passes one request and its answer on.
-func (f *forward) exchange(w http.ResponseWriter, r *http.Request) {
-	to, err := parseTarget(r.URL.Host, 80)
+func (f *forward) exchange(w http.ResponseWriter, r *http.Request, port uint16) {
+	to, err := parseTarget(r.URL.Host, port)
 	if err != nil {
 		http.Error(w, "portolan: "+err.Error(), http.StatusBadRequest)
 		return
+	}
+	r.URL.Host = to.Address()
+	if to.Port == 80 {
+		r.URL.Host = strings.TrimSuffix(r.URL.Host, ":80")
 	}
 	to.URL = r.URL.String()
 	pass := &httputil.ReverseProxy{

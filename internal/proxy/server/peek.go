@@ -56,10 +56,11 @@ func peek(ctx context.Context, conn datapath.Conn, port uint16) (opening, error)
 	if port == 80 || port == 443 {
 		wait = clientFirst
 	}
+	deadline := time.Now().Add(wait)
 	var first opening
 	buf := make([]byte, 0, 4096)
 	for {
-		if err := conn.SetReadDeadline(time.Now().Add(wait)); err != nil {
+		if err := conn.SetReadDeadline(deadline); err != nil {
 			return first, err
 		}
 		buf = slices.Grow(buf, 4096)
@@ -75,8 +76,8 @@ func peek(ctx context.Context, conn datapath.Conn, port uint16) (opening, error)
 		case err != nil:
 			return first, fmt.Errorf("read first bytes: %w", err)
 		}
-		if wait != wholeHead && len(buf) == n {
-			wait = wholeHead
+		if len(buf) == n {
+			deadline = time.Now().Add(wholeHead)
 		}
 	}
 }
@@ -123,6 +124,9 @@ func hostName(sent []byte) (name string, kind dialect, whole bool) {
 	r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(sent[:end+4])))
 	if err != nil || r.ProtoMajor != 1 {
 		return "", speaksSomething, true
+	}
+	if r.Method == http.MethodConnect || r.URL.IsAbs() { // meant for a proxy at that address
+		return "", speaksPlainHTTP, true
 	}
 	if to, err := parseTarget(r.Host, 80); err == nil {
 		name = to.Host

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -38,6 +39,8 @@ import (
 // again with the name, and the way is opened; the bytes are sent on, and relay
 // does the rest. Where a name leads past the proxies, its own addresses are
 // dialled, not the one that the container chose: anybody can write any name.
+// Many proxies let CONNECT through to port 443 only. Requests of HTTP are then
+// sent to the proxy one by one, as the forward proxy does, with no splicing.
 // What can't be opened is told to clients that speak HTTP, and reset for others.
 
 // errProhibited is what the machine is shown for what the policy blocks.
@@ -98,11 +101,10 @@ func (s *Server) Allow(flow portolan.Flow) error {
 		return nil
 	}
 	to := proxy.Destination{Host: flow.Dst.Addr().String(), Port: flow.Dst.Port()}
-	decision, err := policy.Decide(context.Background(), to) // a closed policy runs no script
-	if err != nil || decision.Blocked() {
-		return fmt.Errorf("carry %s: %s: %w", flow, decision.Rule, errProhibited)
+	if policy.Excludes(to) {
+		return nil
 	}
-	return nil
+	return fmt.Errorf("carry %s: what is not excluded is blocked: %w", flow, errProhibited)
 }
 
 // namedEndpoint is a flow whose first bytes will say where it goes.
@@ -182,6 +184,11 @@ func (e *namedEndpoint) Serve(ctx context.Context, conn datapath.Conn) {
 		_, err = far.Write(first.bytes)
 	}
 	if err != nil {
+		if first.kind == speaksPlainHTTP && refusesTunnel(err) {
+			f := &forward{client: e.client, origin: to.Port}
+			f.serve(ctx, &resumedConn{Conn: conn, first: first.bytes})
+			return
+		}
 		e.tell(conn, first, to, err)
 		return
 	}
@@ -211,6 +218,13 @@ func (e *namedEndpoint) open(ctx context.Context, to proxy.Destination) (datapat
 		return nil, errors.Join(errors.New("the connection can't be half closed"), conn.Close())
 	}
 	return stream, nil
+}
+
+// refusesTunnel reports that an HTTP proxy has no CONNECT for a destination.
+func refusesTunnel(err error) bool {
+	var refused *proxy.RefusedError
+	return errors.As(err, &refused) && speaksHTTP(refused.Route) &&
+		(refused.Code == http.StatusForbidden || refused.Code == http.StatusMethodNotAllowed)
 }
 
 // tellTimeout bounds the writing of an error.
