@@ -44,7 +44,7 @@ func Run(ctx context.Context, log *slog.Logger) error {
 		return err
 	}
 	daemon := agentlink.NewClient(filepath.Join(profile.SharedMount, filepath.Base(cfg.Profile.AgentSocket())), log)
-	random := guest.NewRandomPorts(log)
+	random := guest.NewRandomPorts(cfg.RandomPorts, log)
 	shims := shim.NewRegistry(shim.Config{
 		Daemon: daemon, Log: log, Published: random.Seen,
 		Relay: func(ctx context.Context, client, container datapath.Conn) { relay.TCP(ctx, client, container) },
@@ -74,7 +74,7 @@ func Run(ctx context.Context, log *slog.Logger) error {
 		return nil
 	})
 	group.Go(func() error { return supervisor.Run(ctx) })
-	group.Go(func() error { return serveHost(ctx, profile.SharedMount, supervisor, log) })
+	group.Go(func() error { return serveHost(ctx, profile.SharedMount, supervisor, random, log) })
 	group.Go(func() error { return guest.FollowMirrors(ctx, log) })
 	group.Go(func() error { return guest.FollowNames(ctx, log) })
 	group.Go(func() error { return guest.WatchNetworks(ctx, told.setNetworks, log) })

@@ -5,12 +5,15 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/portolan-net/portolan/internal/portolan"
+	"github.com/portolan-net/portolan/internal/system"
 )
 
 // What the agent's socket serves: probes and the engine's end.
@@ -24,8 +27,9 @@ func TestAgentSocket(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	stopped := make(chan struct{}, 1)
+	random := &fakeRandom{}
 	go func() {
-		ended <- serveHost(ctx, dir, fakeSupervisor{stopped}, slog.New(slog.DiscardHandler))
+		ended <- serveHost(ctx, dir, fakeSupervisor{stopped}, random, slog.New(slog.DiscardHandler))
 	}()
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
 		conn, err := net.Dial("unix", filepath.Join(dir, socketName))
@@ -49,11 +53,22 @@ func TestAgentSocket(t *testing.T) {
 		t.Errorf("Shutdown = %v, called %d times", err, len(stopped))
 	}
 	options := map[string]any{"debug": true}
-	if err := ConfigureEngine(t.Context(), dir, EngineConfig{Mode: portolan.IPv6Only, Options: options}); err != nil {
-		t.Errorf("ConfigureEngine = %v", err)
+	wanted := system.PortRange{First: 5000, Last: 5009}
+	if err := ConfigureEngine(t.Context(), dir, EngineConfig{Mode: portolan.IPv6Only, Options: options, RandomPorts: wanted}); err != nil || random.ports != wanted {
+		t.Errorf("ConfigureEngine = %v, range %v", err, random.ports)
+	}
+	busy := []portolan.Port{{Proto: portolan.UDP, Host: netip.MustParseAddrPort("[::1]:5000")}}
+	if err := SetBusyPorts(t.Context(), dir, busy); err != nil || !slices.Equal(random.busy, busy) {
+		t.Errorf("SetBusyPorts = %v, arrived: %v", err, random.busy)
+	}
+	if err := SetBusyPorts(t.Context(), dir, []portolan.Port{{Proto: portolan.TCP}}); err == nil || !slices.Equal(random.busy, busy) {
+		t.Errorf("SetBusyPorts of no port = %v, arrived: %v", err, random.busy)
 	}
 	if err := ConfigureEngine(t.Context(), dir, EngineConfig{}); err == nil || !strings.Contains(err.Error(), "configure engine: no debug") {
 		t.Errorf("ConfigureEngine = %v, want what the engine says", err)
+	}
+	if random.ports != wanted {
+		t.Errorf("the range is %v after a refusal", random.ports)
 	}
 	cancel()
 	if err := <-ended; err != nil {
@@ -78,3 +93,16 @@ func (fakeSupervisor) Configure(_ context.Context, mode portolan.Mode, options m
 	}
 	return nil
 }
+
+type fakeRandom struct {
+	ports system.PortRange
+	busy  []portolan.Port
+}
+
+func (f *fakeRandom) Set(ports system.PortRange) system.PortRange {
+	before := f.ports
+	f.ports = ports
+	return before
+}
+
+func (f *fakeRandom) Busy(ports []portolan.Port) { f.busy = ports }

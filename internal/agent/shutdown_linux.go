@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/portolan-net/portolan/internal/portolan"
+	"github.com/portolan-net/portolan/internal/system"
 )
 
 // socketName is the agent's own socket in the shared directory.
@@ -31,8 +32,9 @@ type supervisor interface {
 // serveHost lets the host ask for the engine's orderly end: POST /v1/shutdown
 // answers when dockerd has stopped its containers and itself; for another
 // configuration: POST /v1/engine with an EngineConfig answers when dockerd runs
-// with it; and for a connection out of the machine: GET /v1/probe?target=HOST:PORT.
-func serveHost(ctx context.Context, sharedDir string, supervisor supervisor, log *slog.Logger) error {
+// with it; for a connection out of the machine: GET /v1/probe?target=HOST:PORT;
+// and takes the ports that the host uses: POST /v1/busy-ports.
+func serveHost(ctx context.Context, sharedDir string, supervisor supervisor, random randomPorts, log *slog.Logger) error {
 	path := filepath.Join(sharedDir, socketName)
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -55,13 +57,17 @@ func serveHost(ctx context.Context, sharedDir string, supervisor supervisor, log
 		var c EngineConfig
 		err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxConfig)).Decode(&c)
 		if err == nil {
-			err = supervisor.Configure(r.Context(), c.Mode, c.Options)
+			before := random.Set(c.RandomPorts)
+			if err = supervisor.Configure(r.Context(), c.Mode, c.Options); err != nil {
+				random.Set(before)
+			}
 		}
 		if err != nil {
 			log.Warn("configure engine", "err", err)
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 		}
 	})
+	mux.HandleFunc("POST /v1/busy-ports", takeBusyPorts(random.Busy))
 	mux.HandleFunc("GET /v1/probe", answerProbe)
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: time.Second}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
@@ -80,8 +86,9 @@ func Shutdown(ctx context.Context, sharedDir string) error {
 
 // EngineConfig is what can change about a running engine.
 type EngineConfig struct {
-	Mode    portolan.Mode  `json:"mode"`
-	Options map[string]any `json:"options"`
+	Mode        portolan.Mode    `json:"mode"`
+	Options     map[string]any   `json:"options"`
+	RandomPorts system.PortRange `json:"randomPorts,omitzero"`
 }
 
 // maxConfig bounds an EngineConfig: that of a settings file.

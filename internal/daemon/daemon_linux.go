@@ -165,7 +165,7 @@ func (d *daemon) openMachine(ctx context.Context) error {
 	if err == nil && record.Helper.Alive() && record.Init.Alive() {
 		d.record, d.adopted = record, true
 		d.spec, err = spec.Load(d.Profile.RunDir)
-		d.configured = agent.EngineConfig{Mode: d.spec.Mode, Options: d.spec.EngineOptions}
+		d.configured = agent.EngineConfig{Mode: d.spec.Mode, Options: d.spec.EngineOptions, RandomPorts: d.spec.RandomPorts}
 		d.spec.Profile = d.Profile
 		return err
 	}
@@ -192,7 +192,7 @@ func (d *daemon) openMachine(ctx context.Context) error {
 	d.spec = spec.Machine{
 		Profile: d.Profile, Version: d.Version, Link: link, Rootless: os.Geteuid() != 0, AgentPath: d.AgentPath,
 		EngineBin: d.binaries.Dir, EngineSource: d.binaries.Source, EngineVersion: d.binaries.Version,
-		HostRoutes: routes, Mode: v.Mode, EngineOptions: v.Engine,
+		HostRoutes: routes, Mode: v.Mode, EngineOptions: v.Engine, RandomPorts: v.RandomPorts,
 	}
 	if err := os.MkdirAll(d.Profile.SharedDir(), 0o700); err != nil {
 		return fmt.Errorf("make directory: %w", err)

@@ -39,7 +39,7 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 	}
 	out := egress.New(egress.Config{
 		Link: d.spec.Link, DNS: resolver, Machine: path, Log: d.Log.With("part", "egress"),
-		Mode: d.mode,
+		Mode: d.mode, Ports: system.NewOutgoing(func() system.PortRange { return d.engineConfig().RandomPorts }),
 		AllowHost: func(flow portolan.Flow) error {
 			return cmp.Or(d.allowHost(flow), hostNames.allow(flow))
 		},
@@ -50,6 +50,7 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 		Networks: link.networks, Holder: d.deputy.Holder, ListenOn: d.listenOn,
 		Relay: relay.TCP, Labels: containers.labels,
 	})
+	link.busy = newBusyPorts(d, link.Table)
 	added := newAddedPorts(link.Table, containers, d.Log.With("part", "ports"))
 	d.setPorts(link.Table, added)
 
@@ -78,6 +79,7 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 	group.Go(func() error { return d.watchMachine(ctx, path) })
 	group.Go(func() error { trimLogs(ctx, d.Profile.LogDir(), d.Log); return nil })
 	group.Go(func() error { added.run(ctx); return nil })
+	group.Go(func() error { link.busy.run(ctx); return nil })
 	group.Go(func() error { hostNames.run(ctx); return nil })
 	return nil
 }
@@ -89,6 +91,13 @@ type agentSide struct {
 	daemon *daemon
 	path   *router.Datapath
 	known  atomic.Pointer[[]netip.Prefix]
+	busy   *busyPorts
+}
+
+// AgentHere comes before all that the agent says.
+func (a *agentSide) AgentHere() {
+	a.Table.AgentHere()
+	a.busy.tellAgain()
 }
 
 func (a *agentSide) SetEngine(e api.Engine) { a.daemon.setEngine(e) }

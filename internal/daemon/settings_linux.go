@@ -102,7 +102,7 @@ func (d *daemon) engineConfig() agent.EngineConfig {
 
 func (d *daemon) wantedConfig() agent.EngineConfig {
 	v := d.values.Load()
-	return agent.EngineConfig{Mode: v.Mode, Options: v.Engine}
+	return agent.EngineConfig{Mode: v.Mode, Options: v.Engine, RandomPorts: v.RandomPorts}
 }
 
 // engineRestart bounds a restart of dockerd with another configuration.
@@ -139,7 +139,7 @@ func (d *daemon) setConfigured(c agent.EngineConfig) error {
 	defer d.mu.Unlock()
 	d.configured = c
 	cfg := d.spec
-	cfg.Mode, cfg.EngineOptions = c.Mode, c.Options
+	cfg.Mode, cfg.EngineOptions, cfg.RandomPorts = c.Mode, c.Options, c.RandomPorts
 	return spec.Write(cfg)
 }
 
@@ -150,7 +150,7 @@ func same(a, b agent.EngineConfig) bool {
 	if b.Mode == "" {
 		b.Mode = portolan.DualStack
 	}
-	return a.Mode == b.Mode && (len(a.Options) == 0 && len(b.Options) == 0 || reflect.DeepEqual(a.Options, b.Options))
+	return a.Mode == b.Mode && a.RandomPorts == b.RandomPorts && (len(a.Options) == 0 && len(b.Options) == 0 || reflect.DeepEqual(a.Options, b.Options))
 }
 
 // pending lists what does not count everywhere yet, and when it will.
@@ -162,6 +162,10 @@ func (d *daemon) pending(ctx context.Context) []string {
 	} else if docker0, err := bridgeIPv6(ctx, d.Profile.EngineSocket()); err == nil && docker0 != wanted.Mode.IPv6() {
 		found = append(found, fmt.Sprintf("%s %s: docker0 follows when the engine restarts while no container runs: stop them and type: portolan settings apply", settings.KeyMode, wanted.Mode))
 	}
+	if wanted.RandomPorts != running.RandomPorts {
+		found = append(found, fmt.Sprintf("%s %s: counts when the engine restarts: portolan settings apply", settings.KeyRandom, wanted.RandomPorts))
+	}
+	wanted.RandomPorts = running.RandomPorts
 	if wanted.Mode = running.Mode; !same(wanted, running) {
 		found = append(found, settings.KeyEngine+": counts when the engine restarts: portolan settings apply")
 	}

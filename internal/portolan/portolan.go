@@ -71,3 +71,12 @@ type Binding struct {
 
 // String returns "tcp 0.0.0.0:8000 -> 172.17.0.2:80".
 func (b Binding) String() string { return fmt.Sprintf("%s %s -> %s", b.Proto, b.Host, b.Container) }
+
+// Port is one port of an address: what a socket holds that listens there.
+type Port struct {
+	Proto Proto          `json:"proto"`
+	Host  netip.AddrPort `json:"host"`
+}
+
+// String names it as the engine does: "0.0.0.0:80/tcp".
+func (p Port) String() string { return fmt.Sprintf("%s/%s", p.Host, p.Proto) }

@@ -93,7 +93,7 @@ func (k Key) schema() map[string]any {
 		s["items"] = map[string]any{"type": "string"}
 	case Options:
 		s["type"] = []string{"object", "string"}
-	case String, Subnet4, Subnet6, Address:
+	case String, Subnet4, Subnet6, Address, Ports:
 	}
 	if k.Values != nil {
 		s["enum"] = k.Values

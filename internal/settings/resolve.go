@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"github.com/portolan-net/portolan/internal/portolan"
+	"github.com/portolan-net/portolan/internal/system"
 )
 
 // Origin is one of the layers.
@@ -77,6 +78,7 @@ type Values struct {
 	Engine       map[string]any // dockerd's options
 	HostLoopback bool
 	HostNames    netip.AddrPort // not valid for nowhere
+	RandomPorts  system.PortRange
 }
 
 // resolve puts the layers over each other.
@@ -153,6 +155,7 @@ func (s *Snapshot) values() Values {
 		HostLoopback: get(KeyLoopback).Value == `true`,
 	}
 	v.HostNames, _ = netip.ParseAddrPort(get(KeyHostNames).Value.Text())
+	v.RandomPorts, _ = system.ParsePortRange(get(KeyRandom).Value.Text())
 	v.Link.V4, v.FixedV4 = prefix(KeySubnet4)
 	v.Link.V6, v.FixedV6 = prefix(KeySubnet6)
 	return v

@@ -12,6 +12,7 @@ const (
 	List    Type = "list"   // of strings; on the command line also a,b,c
 	Subnet4 Type = "subnet" // an IPv4 network of /24 or wider, in a string
 	Subnet6 Type = "IPv6 subnet"
+	Ports   Type = "port range"       // FIRST-LAST, of 1024 to 65535
 	Address Type = "loopback address" // 127.0.0.1:PORT or [::1]:PORT, or "" for none
 	Options Type = "object"           // also as JSON in a string, which is Docker Desktop's way
 )
@@ -53,6 +54,7 @@ const (
 	KeyEngine     = "linuxVM.dockerDaemonOptions"
 	KeyLoopback   = "portolan.hostLoopback"
 	KeyHostNames  = "portolan.hostNames"
+	KeyRandom     = "portolan.randomPorts"
 )
 
 // Keys is the schema, in the order in which people read it.
@@ -71,6 +73,7 @@ func Keys() []Key {
 			Values: []string{"default-port-binding", "default-local-port-binding", "local-only-port-binding"},
 			Help:   "where published ports listen: everywhere, on loopback unless -p names an address, on loopback whatever -p says; for ports published from then on",
 		},
+		{Name: KeyRandom, Type: Ports, Default: `"49000-49900"`, Unit: "FIRST-LAST", Applies: Restart, Ours: true, Help: "where -P and -p ADDRESS::PORT find a port; Portolan's own connections keep out of it"},
 		{Name: KeySubnet4, Type: Subnet4, Default: `"192.168.65.0/24"`, Unit: "CIDR", Applies: Machine, Help: "the network between router and machine; without it another one is chosen where the host uses this one"},
 		{Name: KeySubnet6, Type: Subnet6, Default: `"fdc4:f303:9324::/64"`, Unit: "CIDR", Applies: Machine, Ours: true, Help: "the same for IPv6"},
 		{Name: KeyEngine, Type: Options, Default: `{}`, Unit: "keys of dockerd's daemon.json", Applies: Restart, Help: "the engine's own options: registry mirrors, log driver, address pools; keys that Portolan sets itself are refused"},

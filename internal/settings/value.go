@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/portolan-net/portolan/internal/portolan"
+	"github.com/portolan-net/portolan/internal/system"
 )
 
 // Value is a setting's value as compact JSON, always in the same form, so that
@@ -76,6 +77,10 @@ func (k Key) fromString(text string) (Value, string) {
 	case Subnet4, Subnet6:
 		if subnet, ok := k.subnet(text); ok {
 			return encode(subnet.String()), ""
+		}
+	case Ports:
+		if ports, err := system.ParsePortRange(text); err == nil {
+			return encode(ports.String()), ""
 		}
 	case Address:
 		if text == "" {
@@ -178,6 +183,8 @@ func (k Key) wants() string {
 		return "an IPv4 network of /8 to /24, such as \"192.168.65.0/24\""
 	case k.Type == Subnet6:
 		return "an IPv6 network of /32 to /64, such as \"fdc4:f303:9324::/64\""
+	case k.Type == Ports:
+		return "a range of ports of 1024 to 65535, such as \"49000-49900\""
 	case k.Type == Address:
 		return "an address and port on loopback, such as \"127.0.0.1:5399\", or \"\""
 	case k.Type == Options:

@@ -15,6 +15,7 @@ import (
 
 	"github.com/portolan-net/portolan/internal/portolan"
 	"github.com/portolan-net/portolan/internal/profile"
+	"github.com/portolan-net/portolan/internal/system"
 )
 
 // Machine is all that the helper and the agent need to know.
@@ -35,6 +36,8 @@ type Machine struct {
 	Mode portolan.Mode `json:"mode,omitempty"`
 	// EngineOptions are merged into the engine's daemon.json.
 	EngineOptions map[string]any `json:"engineOptions,omitempty"`
+	// RandomPorts is where the engine chooses ports for -P.
+	RandomPorts system.PortRange `json:"randomPorts,omitzero"`
 	// HostRoutes are networks that the host can reach; the engine must not
 	// choose them for its own networks.
 	HostRoutes []netip.Prefix `json:"hostRoutes"`

@@ -28,7 +28,9 @@ func ParsePortRange(text string) (PortRange, error) {
 }
 
 // Contains reports whether port is in the range.
-func (r PortRange) Contains(port uint16) bool { return r.First <= port && port <= r.Last && r.Last != 0 }
+func (r PortRange) Contains(port uint16) bool {
+	return r.First <= port && port <= r.Last && r.Last != 0
+}
 
 // Size is the number of ports.
 func (r PortRange) Size() int {

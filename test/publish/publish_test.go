@@ -37,7 +37,12 @@ var (
 const limit = 20 * time.Second
 
 func TestPublishing(t *testing.T) {
-	s := stage.Up(t)
+	s := stage.New(t)
+	s.Lab.Host.Run(t, "sysctl", "-qw", "net.ipv4.ip_local_port_range=32768 60999")
+	busy := listenInRow(t, s, 49000, 50)
+	s.Portolan(t, "up")
+	s.LoadImage(t)
+	t.Run("random ports beside fifty busy ones", func(t *testing.T) { checkRandomBesideBusy(t, s, busy) })
 	for _, part := range []struct {
 		name  string
 		check func(*testing.T, *stage.Stage)
@@ -315,6 +320,73 @@ func checkRandom(t *testing.T, s *stage.Stage) {
 	if got, err := in.CombinedOutput(); err != nil || strings.Join(strings.Fields(string(got)), " ") != "32768 60999" {
 		t.Errorf("outgoing connections have the ports %q (%v), want the usual ones", got, err)
 	}
+	// The range is a setting.
+	s.Portolan(t, "settings", "set", "portolan.randomPorts", "51000-51009", "--yes")
+	s.Docker(t, "run", "-d", "--name", "random", "-P", "--expose", "80", testimage.Name, "web")
+	for _, p := range ports(t, s) {
+		if port := p.Host.Port(); port != 51000 {
+			t.Errorf("-P publishes at port %d, want 51000", port)
+		}
+	}
+	s.Docker(t, "rm", "-f", "random")
+	s.Portolan(t, "settings", "unset", "portolan.randomPorts", "--yes")
+}
+
+// listenInRow takes TCP ports of the host, on its loopback only: a wildcard's
+// listener could not have them.
+func listenInRow(t *testing.T, s *stage.Stage, first, n int) []net.Listener {
+	t.Helper()
+	var all []net.Listener
+	t.Cleanup(func() { closeAll(all) })
+	for port := first; port < first+n; port++ {
+		l, err := s.Lab.Host.Listen("tcp", fmt.Sprint("127.0.0.1:", port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, l)
+	}
+	return all
+}
+
+func closeAll(all []net.Listener) {
+	for _, l := range all {
+		_ = l.Close()
+	}
+}
+
+// checkRandomBesideBusy has the engine choose its very first port where the host
+// uses the first 50 ports of the range, and later ones where it uses the next 9.
+func checkRandomBesideBusy(t *testing.T, s *stage.Stage, busy []net.Listener) {
+	random := func(want int) {
+		t.Helper()
+		s.Docker(t, "run", "-d", "--name", "random", "-P", "--expose", "80", testimage.Name, "web")
+		defer s.Docker(t, "rm", "-f", "random")
+		for _, p := range ports(t, s) {
+			if int(p.Host.Port()) != want || p.Error != "" {
+				t.Errorf("-P publishes %s (%s), want port %d", p.Binding, p.Error, want)
+			}
+		}
+	}
+	random(49050)
+	more := listenInRow(t, s, 49051, 9)
+	atAgent(t, s, 49059, true)
+	random(49060)
+	// What the host gives up can be published by its number, soon.
+	closeAll(busy)
+	closeAll(more)
+	atAgent(t, s, 49059, false)
+	s.Docker(t, "run", "--rm", "-p", "49059:80", "-p", "49005:80", testimage.Name, "true")
+}
+
+// atAgent waits until the machine has a placeholder for a port of the host, or
+// has none any more.
+func atAgent(t *testing.T, s *stage.Stage, port int, want bool) {
+	t.Helper()
+	socket := fmt.Sprintf("0100007F:%04X 00000000:0000 0A", port)
+	stage.Eventually(t, 5*time.Second, fmt.Sprintf("placeholder for %d is %v", port, want), func() bool {
+		out, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/tcp", s.Status(t).Machine.PID))
+		return err == nil && strings.Contains(string(out), socket) == want
+	})
 }
 
 // checkManyClients has ten thousand sockets send from the neighbour, each its
