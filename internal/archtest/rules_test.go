@@ -12,7 +12,7 @@ import (
 // place here and a line in docs/architecture.md.
 func layers() [][]string {
 	return [][]string{
-		{"internal/portolan", "internal/system", "internal/image", "internal/confine", "internal/mmsg"},
+		{"internal/portolan", "internal/system", "internal/image", "internal/confine", "internal/mmsg", "internal/scarce"},
 		{"internal/datapath", "internal/profile", "internal/api", "internal/settings", "internal/lab", "internal/testimage"},
 		{"internal/relay", "internal/dns", "internal/router", "internal/spec", "internal/agentlink", "internal/publish/forward", "internal/client", "internal/dockercontext", "internal/proxy"},
 		{"internal/egress", "internal/publish", "internal/shim", "internal/engine", "internal/hostnet"},

@@ -29,16 +29,18 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 	if err != nil {
 		return err
 	}
-	resolver := dns.New(dns.Config{Link: d.spec.Link, Source: names, Filter: d.dnsFilter, Log: d.Log.With("part", "dns")})
-	d.setResolver(resolver)
 	containers := &containers{socket: d.Profile.EngineSocket()}
 	hostNames := newHostNames(containers, d.settings.Snapshot().Values.HostNames, d.Log.With("part", "host-names"))
 	path, err := router.Attach(ctx, d.Profile.HelperSocket(), d.spec.Link, d.Log.With("part", "router"))
 	if err != nil {
 		return err
 	}
+	resolver := dns.New(dns.Config{
+		Link: d.spec.Link, Source: names, Filter: d.dnsFilter, Networks: path.Networks(), Log: d.Log.With("part", "dns"),
+	})
+	d.setResolver(resolver)
 	out := egress.New(egress.Config{
-		Link: d.spec.Link, DNS: resolver, Machine: path, Log: d.Log.With("part", "egress"),
+		Link: d.spec.Link, DNS: resolver, Machine: path, Networks: path.Networks(), Log: d.Log.With("part", "egress"),
 		Mode: d.mode, Ports: system.NewOutgoing(func() system.PortRange { return d.engineConfig().RandomPorts }),
 		AllowHost: func(flow portolan.Flow) error {
 			return cmp.Or(d.allowHost(flow), hostNames.allow(flow))

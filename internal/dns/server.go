@@ -19,7 +19,8 @@
 //
 // The datapath calls HandleUDP, which only copies and queues; Run starts one
 // goroutine for each query and waits for them all. ServeTCP runs on its caller's
-// goroutine and waits for its own. Work is bounded in total and for each client.
+// goroutine and waits for its own. Work is bounded in total, for each network and
+// for each client.
 package dns
 
 import (
@@ -31,6 +32,7 @@ import (
 	"time"
 
 	"github.com/portolan-net/portolan/internal/portolan"
+	"github.com/portolan-net/portolan/internal/scarce"
 	"github.com/portolan-net/portolan/internal/system"
 )
 
@@ -52,6 +54,9 @@ type Config struct {
 	// IPv6 tells whether the machine's IPv6 path works. While it says false our
 	// own names have no AAAA. nil means that it works.
 	IPv6 func() bool
+	// Networks are those of containers, each of which gets a part only of the
+	// queries that are answered at a time; nil puts all into one.
+	Networks *scarce.Networks
 	// Filter tells which families are hidden; asked for each query. nil hides none.
 	Filter func() Filter
 	// Dialer makes the sockets towards the host's resolvers; nil is a plain one
@@ -68,15 +73,15 @@ type Server struct {
 	forward *forwarder
 	filter  func() Filter
 	queue   chan datagram
-	clients *limiter // of UDP queries
-	conns   *limiter
+	clients *scarce.Limit // of UDP queries
+	conns   *scarce.Limit
 }
 
 // datagram is one query over UDP and the way back to its client.
 type datagram struct {
-	query  []byte
-	client netip.Addr
-	reply  func(answer []byte)
+	query []byte
+	place scarce.Place
+	reply func(answer []byte)
 }
 
 // New returns a resolver that answers over TCP at once, and over UDP while Run runs.
@@ -98,8 +103,8 @@ func New(cfg Config) *Server {
 		forward: newForwarder(cfg.Dialer, cfg.Link),
 		filter:  cfg.Filter,
 		queue:   make(chan datagram, maxQueued),
-		clients: newLimiter(maxQueries+maxQueued, maxQueriesPerClient),
-		conns:   newLimiter(maxConns, maxConnsPerClient),
+		clients: scarce.NewLimit(scarce.Bounds{All: maxQueries + maxQueued, Network: (maxQueries + maxQueued) / 2, Source: maxQueriesPerClient}, cfg.Networks),
+		conns:   scarce.NewLimit(scarce.Bounds{All: maxConns, Network: maxConns / 2, Source: maxConnsPerClient}, cfg.Networks),
 	}
 }
 
@@ -124,7 +129,7 @@ func (s *Server) Run(ctx context.Context) error {
 		handlers.Go(func() {
 			s.respond(ctx, d.query, overUDP, func(answer []byte) {
 				<-slots
-				s.clients.release(d.client)
+				s.clients.Leave(d.place)
 				if answer != nil {
 					d.reply(answer)
 				}
@@ -141,14 +146,15 @@ func (s *Server) HandleUDP(query []byte, client netip.AddrPort, reply func(answe
 	if len(query) < headerSize || len(query) > maxQuery {
 		return
 	}
-	if !s.clients.acquire(client.Addr()) {
+	place, ok := s.clients.Enter(client.Addr())
+	if !ok {
 		s.log.Debug("query dropped", "client", client)
 		return
 	}
 	select {
-	case s.queue <- datagram{query: append([]byte(nil), query...), client: client.Addr(), reply: reply}:
+	case s.queue <- datagram{query: append([]byte(nil), query...), place: place, reply: reply}:
 	default:
-		s.clients.release(client.Addr())
+		s.clients.Leave(place)
 		s.log.Debug("query dropped", "client", client)
 	}
 }

@@ -2,7 +2,6 @@ package dns
 
 import (
 	"bytes"
-	"fmt"
 	"log/slog"
 	"net/netip"
 	"sync/atomic"
@@ -146,26 +145,6 @@ func TestOneClientCannotStarveTheOthers(t *testing.T) {
 	}
 	if n := answered.Load(); n != maxQueriesPerClient {
 		t.Errorf("the flood got %d answers, want %d", n, maxQueriesPerClient)
-	}
-}
-
-func TestLimiter(t *testing.T) {
-	l := newLimiter(3, 2)
-	a, b, c := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("192.0.2.3")
-	var got []bool
-	for _, client := range []netip.Addr{a, a, a, b, c} {
-		got = append(got, l.acquire(client))
-	}
-	l.release(a)
-	got = append(got, l.acquire(c), l.acquire(a))
-	if fmt.Sprint(got) != "[true true false true false true false]" {
-		t.Errorf("acquire = %v", got)
-	}
-	for _, client := range []netip.Addr{a, b, c} {
-		l.release(client)
-	}
-	if l.sum != 0 || len(l.counts) != 0 {
-		t.Errorf("%d places and %d clients are left", l.sum, len(l.counts))
 	}
 }
 

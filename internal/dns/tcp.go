@@ -30,11 +30,12 @@ const (
 func (s *Server) ServeTCP(ctx context.Context, conn datapath.Conn) {
 	defer conn.Close()
 	client := clientOf(conn)
-	if !s.conns.acquire(client) {
+	place, ok := s.conns.Enter(client)
+	if !ok {
 		s.log.Debug("connection dropped", "client", client)
 		return
 	}
-	defer s.conns.release(client)
+	defer s.conns.Leave(place)
 	stream := &stream{conn: conn, slots: make(chan struct{}, maxPipelined)}
 
 	var handlers sync.WaitGroup

@@ -10,6 +10,7 @@ import (
 	"github.com/portolan-net/portolan/internal/datapath"
 	"github.com/portolan-net/portolan/internal/portolan"
 	"github.com/portolan-net/portolan/internal/relay"
+	"github.com/portolan-net/portolan/internal/scarce"
 	"github.com/portolan-net/portolan/internal/system"
 )
 
@@ -40,6 +41,9 @@ type Config struct {
 	Dialer Dialer
 	// Ports chooses the host's ports of what leaves; nil leaves it to the kernel.
 	Ports *system.Outgoing
+	// Networks are those of containers, each of which gets a part only of what is
+	// scarce; nil puts all into one.
+	Networks *scarce.Networks
 	// Mode tells which IP versions may leave; asked for each connection and
 	// datagram. Flows that stand are not ended by a change. Nil allows both.
 	Mode func() portolan.Mode
@@ -57,7 +61,8 @@ type Egress struct {
 	cfg     Config
 	udp     *relay.UDP
 	echo    *relay.Echo
-	dials   *dialLimit
+	dials   *scarce.Limit
+	short   scarce.Seldom
 	aliases *aliases
 }
 
@@ -77,8 +82,8 @@ func New(cfg Config) *Egress {
 	if cfg.AllowHost == nil {
 		cfg.AllowHost = func(portolan.Flow) error { return nil }
 	}
-	e := &Egress{cfg: cfg, dials: newDialLimit(), aliases: newAliases()}
-	e.udp = relay.NewUDP(relay.UDPConfig{Ports: cfg.Ports, Reply: e.replyUDP, Refused: e.refusedUDP, Log: cfg.Log})
+	e := &Egress{cfg: cfg, dials: scarce.NewLimit(dialBounds, cfg.Networks), aliases: newAliases()}
+	e.udp = relay.NewUDP(relay.UDPConfig{Ports: cfg.Ports, Network: cfg.Networks.Of, Reply: e.replyUDP, Refused: e.refusedUDP, Log: cfg.Log})
 	e.echo = relay.NewEcho(relay.EchoConfig{Reply: e.replyEcho, Refused: e.refusedEcho, Log: cfg.Log})
 	return e
 }

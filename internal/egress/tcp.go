@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"sync"
 	"syscall"
 	"time"
 
 	"github.com/portolan-net/portolan/internal/datapath"
 	"github.com/portolan-net/portolan/internal/portolan"
 	"github.com/portolan-net/portolan/internal/relay"
+	"github.com/portolan-net/portolan/internal/scarce"
 	"github.com/portolan-net/portolan/internal/system"
 )
 
@@ -51,11 +51,15 @@ func (e *Egress) openHost(ctx context.Context, flow portolan.Flow) (datapath.End
 
 // open dials to on behalf of flow.
 func (e *Egress) open(ctx context.Context, flow portolan.Flow, to netip.AddrPort) (datapath.Endpoint, error) {
-	if !e.dials.enter(flow.Src.Addr()) {
+	place, ok := e.dials.Enter(flow.Src.Addr())
+	if !ok {
 		return nil, fmt.Errorf("dial %s: %w", to, errBusy)
 	}
-	defer e.dials.leave(flow.Src.Addr())
+	defer e.dials.Leave(place)
 	conn, err := e.cfg.Dialer.DialTCP(ctx, to)
+	if scarce.Exhausted(err) && e.short.Now() {
+		e.cfg.Log.Warn("connections are refused: this computer is short of what a socket needs", "flow", flow, "error", err)
+	}
 	if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
 		return goneEndpoint{}, nil
 	}
@@ -144,43 +148,11 @@ func (d *systemDialer) DialTCP(ctx context.Context, dst netip.AddrPort) (datapat
 	return conn.(*net.TCPConn), nil
 }
 
-// Bounds on the dials under way. Each holds a descriptor for up to 127 s when
-// nobody answers, so one container that scans a network must not take them all.
-const (
-	maxDials          = 4096
-	maxDialsPerSource = 1024
-)
+// dialBounds hold for the dials under way. Each holds a descriptor for up to
+// 127 s when nobody answers, so one container that scans a network must not take
+// them all, nor one that forges the addresses of its network.
+var dialBounds = scarce.Bounds{All: 4096, Network: 2048, Source: 1024}
 
 // errBusy is silence for the machine: its own next SYN, a second later, tries
 // again.
 var errBusy = errors.Join(errors.New("too many dials under way"), context.DeadlineExceeded)
-
-// dialLimit counts dials under way.
-type dialLimit struct {
-	mu     sync.Mutex
-	total  int                // guarded by mu
-	source map[netip.Addr]int // guarded by mu; no zero entries
-}
-
-func newDialLimit() *dialLimit { return &dialLimit{source: make(map[netip.Addr]int)} }
-
-// enter counts a dial of source, or returns false when there are too many.
-func (l *dialLimit) enter(source netip.Addr) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.total >= maxDials || l.source[source] >= maxDialsPerSource {
-		return false
-	}
-	l.total++
-	l.source[source]++
-	return true
-}
-
-func (l *dialLimit) leave(source netip.Addr) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.total--
-	if l.source[source]--; l.source[source] == 0 {
-		delete(l.source, source)
-	}
-}

@@ -158,7 +158,7 @@ func TestTCPBlackHoleStopsNobodyElse(t *testing.T) {
 		}
 	}
 	flow := flowTo(portolan.TCP, at(here4, 80))
-	for range maxDialsPerSource {
+	for range dialBounds.Source {
 		open(flow)
 	}
 	if _, err := e.OpenTCP(ctx, flow); err == nil || datapath.Classify(err) != datapath.Silent {
@@ -168,8 +168,8 @@ func TestTCPBlackHoleStopsNobodyElse(t *testing.T) {
 	open(flow)
 	cancel()
 	dials.Wait()
-	if e.dials.total != 0 || len(e.dials.source) != 0 {
-		t.Errorf("dials are still counted: %+v", e.dials)
+	if n := e.dials.Held(); n != 0 {
+		t.Errorf("%d dials are still counted", n)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/portolan-net/portolan/internal/datapath"
 	"github.com/portolan-net/portolan/internal/portolan"
+	"github.com/portolan-net/portolan/internal/scarce"
 )
 
 // Datapath carries the machine's flows with the descriptors of a helper. It
@@ -38,6 +39,8 @@ type Datapath struct {
 	replies   replySockets
 	dialled   dialledUDP
 	sources   atomic.Pointer[[]netip.Prefix]
+	networks  scarce.Networks // the same, to share what is scarce
+	short     scarce.Seldom
 	fragments atomic.Uint32 // the last fragment identification
 }
 
@@ -128,7 +131,11 @@ func (d *Datapath) SetSources(sources []netip.Prefix) {
 	}
 	sources = slices.Clone(sources)
 	d.sources.Store(&sources)
+	d.networks.Set(sources)
 }
+
+// Networks are the networks that SetSources named last.
+func (d *Datapath) Networks() *scarce.Networks { return &d.networks }
 
 // known reports whether a packet of the machine may have that source.
 func (d *Datapath) known(src netip.Addr) bool {
@@ -158,10 +165,12 @@ func broadcast(p netip.Prefix) netip.Addr {
 func (d *Datapath) Run(ctx context.Context, handler datapath.Handler) error {
 	tasks, ctx := errgroup.WithContext(ctx)
 	defer context.AfterFunc(ctx, d.interrupt)()
-	held := &heldTable{
-		handler: handler, write: d.writeSlow, refuse: d.refuseTCP, log: d.log,
-		held: map[portolan.Flow]*heldSYN{}, sources: map[netip.Addr]int{},
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return fmt.Errorf("read the limit of descriptors: %w", err)
 	}
+	held := newHeldTable(&d.networks, limit.Cur)
+	held.handler, held.write, held.refuse, held.log = handler, d.writeSlow, d.refuseTCP, d.log
 	tasks.Go(func() error { return d.readSlow(ctx, handler, held) })
 	for i := range d.tcp {
 		tasks.Go(func() error { return d.acceptTCP(ctx, d.tcp[i], held) })
@@ -185,7 +194,9 @@ func (d *Datapath) acceptTCP(ctx context.Context, ln *net.TCPListener, held *hel
 			}
 			return nil
 		case exhausted(err):
-			d.log.Error("accept connection of the machine", "error", err)
+			if d.short.Now() {
+				d.log.Warn("connections of containers wait for descriptors", "error", err)
+			}
 			pause(ctx, acceptPause) // until a flow ends
 		case err != nil:
 			return fmt.Errorf("accept connection of the machine: %w", err)

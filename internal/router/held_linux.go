@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -10,8 +11,11 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/portolan-net/portolan/internal/datapath"
 	"github.com/portolan-net/portolan/internal/portolan"
+	"github.com/portolan-net/portolan/internal/scarce"
 )
 
 // A held SYN, by its four-tuple:
@@ -33,8 +37,13 @@ import (
 const (
 	// maxHeld bounds the dials of the daemon, each with a descriptor on the host.
 	maxHeld = 4096
-	// maxHeldPerSource lets a container that scans a black hole not take all.
-	maxHeldPerSource = 1024
+	// A container that scans a black hole must not take all, nor one that forges
+	// the addresses of its network.
+	maxHeldPerSource  = 1024
+	maxHeldPerNetwork = 2048
+	// keptDescriptors are not for TCP flows, which have two each: listeners,
+	// sockets of datagrams, pipes.
+	keptDescriptors = 512
 	// acceptLimit is many round trips inside one computer; the handshake lacks
 	// only the machine's ACK, unless the machine gave up.
 	acceptLimit = 10 * time.Second
@@ -51,10 +60,23 @@ type heldTable struct {
 	refuse  func(syn []byte, reason error) // answers a SYN
 	log     *slog.Logger
 	tasks   sync.WaitGroup // OpenTCP and Serve
+	places  *scarce.Limit  // of held SYNs
+	flows   *scarce.Limit  // of held SYNs and of flows that stand
+	full    scarce.Seldom
 
-	mu      sync.Mutex // guards the rest
-	held    map[portolan.Flow]*heldSYN
-	sources map[netip.Addr]int
+	mu   sync.Mutex // guards held
+	held map[portolan.Flow]*heldSYN
+}
+
+// newHeldTable returns an empty table. A network gets two thirds of the TCP
+// flows that descriptors allow, so that one can't leave another without.
+func newHeldTable(networks *scarce.Networks, descriptors uint64) *heldTable {
+	flows := int(max(descriptors, 2*keptDescriptors)-keptDescriptors) / 2
+	return &heldTable{
+		places: scarce.NewLimit(scarce.Bounds{All: maxHeld, Network: maxHeldPerNetwork, Source: maxHeldPerSource}, networks),
+		flows:  scarce.NewLimit(scarce.Bounds{All: flows, Network: flows / 3 * 2}, networks),
+		held:   map[portolan.Flow]*heldSYN{},
+	}
 }
 
 type heldSYN struct {
@@ -65,6 +87,8 @@ type heldSYN struct {
 	timer  *time.Timer // patience while opening, acceptLimit when given
 	cancel context.CancelFunc
 	end    datapath.Endpoint // nil while opening
+	place  scarce.Place      // among the held
+	as     scarce.Place      // among the flows
 }
 
 // syn takes a SYN from slow0. packet is copied when it is kept.
@@ -78,15 +102,24 @@ func (t *heldTable) syn(ctx context.Context, flow portolan.Flow, isn uint32, pac
 		}
 		t.dropLocked(h)
 	}
-	if len(t.held) >= maxHeld || t.sources[flow.Src.Addr()] >= maxHeldPerSource {
+	place, ok := t.places.Enter(flow.Src.Addr())
+	if !ok {
 		t.log.Debug("too many held connections", "flow", flow)
 		return // the machine tries again in a second
 	}
+	as, ok := t.flows.Enter(flow.Src.Addr())
+	if !ok {
+		t.places.Leave(place)
+		if t.full.Now() {
+			t.log.Warn("connections are refused: descriptors are for so many and no more", "flow", flow, "flows", t.flows.Held())
+		}
+		t.refuse(packet, errFull)
+		return
+	}
 	ctx, cancel := context.WithCancel(ctx)
-	h := &heldSYN{flow: flow, isn: isn, packet: slices.Clone(packet), seen: now, cancel: cancel}
+	h := &heldSYN{flow: flow, isn: isn, packet: slices.Clone(packet), seen: now, cancel: cancel, place: place, as: as}
 	h.timer = time.AfterFunc(minPatience, func() { t.expire(h) })
 	t.held[flow] = h
-	t.sources[flow.Src.Addr()]++
 	t.tasks.Go(func() { t.open(ctx, h) })
 }
 
@@ -133,11 +166,17 @@ func (t *heldTable) accepted(ctx context.Context, conn *net.TCPConn) {
 		_ = conn.Close()
 		return
 	}
-	end := h.end
-	h.end = nil
+	end, as := h.end, h.as
+	h.end, h.as = nil, scarce.Place{}
 	t.dropLocked(h)
-	t.tasks.Go(func() { end.Serve(ctx, conn) })
+	t.tasks.Go(func() {
+		defer t.flows.Leave(as)
+		end.Serve(ctx, conn)
+	})
 }
+
+// errFull is shown as a reset: what a server without descriptors would send.
+var errFull = fmt.Errorf("too many connections: %w", unix.ECONNREFUSED)
 
 // expire gives up a flow that the machine no longer wants.
 func (t *heldTable) expire(h *heldSYN) {
@@ -154,9 +193,9 @@ func (t *heldTable) dropLocked(h *heldSYN) {
 	h.timer.Stop()
 	h.cancel()
 	delete(t.held, h.flow)
-	src := h.flow.Src.Addr()
-	if t.sources[src]--; t.sources[src] == 0 {
-		delete(t.sources, src)
+	t.places.Leave(h.place)
+	if h.as != (scarce.Place{}) {
+		t.flows.Leave(h.as)
 	}
 	if h.end != nil {
 		t.closeEnd(h, h.end)

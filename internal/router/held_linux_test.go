@@ -16,17 +16,17 @@ import (
 
 	"github.com/portolan-net/portolan/internal/datapath"
 	"github.com/portolan-net/portolan/internal/portolan"
+	"github.com/portolan-net/portolan/internal/scarce"
 )
 
 // newTable is a heldTable that counts what it writes.
 func newTable(handler datapath.Handler) (t *heldTable, writes, refusals *int) {
 	writes, refusals = new(int), new(int)
-	return &heldTable{
-		handler: handler, log: slog.New(slog.DiscardHandler),
-		write:  func([]byte) { *writes++ },
-		refuse: func([]byte, error) { *refusals++ },
-		held:   map[portolan.Flow]*heldSYN{}, sources: map[netip.Addr]int{},
-	}, writes, refusals
+	t = newHeldTable(nil, 1<<20)
+	t.handler, t.log = handler, slog.New(slog.DiscardHandler)
+	t.write = func([]byte) { *writes++ }
+	t.refuse = func([]byte, error) { *refusals++ }
+	return t, writes, refusals
 }
 
 func flowFrom(src netip.Addr, port uint16) portolan.Flow {
@@ -53,7 +53,7 @@ func TestMachineNeverFinishesHandshake(t *testing.T) {
 		}
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
-		if !end.closed.Load() || len(table.held) != 0 || len(table.sources) != 0 {
+		if !end.closed.Load() || len(table.held) != 0 || table.places.Held() != 0 {
 			t.Errorf("endpoint closed: %v; held: %d", end.closed.Load(), len(table.held))
 		}
 		table.close()
@@ -97,26 +97,82 @@ func TestHeldIsBounded(t *testing.T) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}})
+	table.places = scarce.NewLimit(scarce.Bounds{All: maxHeldPerNetwork * 3 / 2, Network: maxHeldPerNetwork, Source: maxHeldPerSource}, testNetworks())
 	for port := range uint16(maxHeldPerSource + 10) {
 		table.syn(t.Context(), flowFrom(container4, port), 1, []byte("syn"), time.Now())
 	}
 	if n := len(table.held); n != maxHeldPerSource {
 		t.Errorf("%d held from one source, want %d", n, maxHeldPerSource)
 	}
-	src := client4
-	for range 10 {
-		src = src.Next()
-		for port := range uint16(maxHeldPerSource) {
-			table.syn(t.Context(), flowFrom(src, port), 1, []byte("syn"), time.Now())
+	flood := func(src netip.Addr) {
+		for range 10 {
+			src = src.Next()
+			for port := range uint16(maxHeldPerSource) {
+				table.syn(t.Context(), flowFrom(src, port), 1, []byte("syn"), time.Now())
+			}
 		}
 	}
-	if n := len(table.held); n != maxHeld {
-		t.Errorf("%d held in all, want %d", n, maxHeld)
+	flood(container4)
+	if n := len(table.held); n != maxHeldPerNetwork {
+		t.Errorf("%d held from one network, want %d", n, maxHeldPerNetwork)
+	}
+	flood(netip.MustParseAddr("172.31.0.1"))
+	const all = maxHeldPerNetwork * 3 / 2
+	if n := len(table.held); n != all {
+		t.Errorf("%d held in all, want %d", n, all)
 	}
 	table.close()
-	if n := len(opened); n != maxHeld {
-		t.Errorf("OpenTCP called %d times, want %d", n, maxHeld)
+	if n := len(opened); n != all {
+		t.Errorf("OpenTCP called %d times, want %d", n, all)
 	}
+	if table.places.Held() != 0 || table.flows.Held() != 0 {
+		t.Errorf("%d places and %d flows are still counted", table.places.Held(), table.flows.Held())
+	}
+}
+
+// testNetworks are the container's network and one more.
+func testNetworks() *scarce.Networks {
+	n := &scarce.Networks{}
+	n.Set([]netip.Prefix{netip.PrefixFrom(container4, 24).Masked(), netip.MustParsePrefix("172.31.0.0/16")})
+	return n
+}
+
+// A network at its part of the descriptors is reset; another one is let in, and
+// the first again when its flows end.
+func TestFlowsOfANetworkAreBounded(t *testing.T) {
+	table, _, refusals := newTable(&fakeHandler{open: func(ctx context.Context, _ portolan.Flow) (datapath.Endpoint, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}})
+	const many = 300
+	table.flows = newHeldTable(testNetworks(), 2*keptDescriptors).flows
+	open := func(src netip.Addr, port uint16) bool {
+		before := *refusals
+		table.syn(t.Context(), flowFrom(src, port), 1, []byte("syn"), time.Now())
+		return *refusals == before
+	}
+	other := netip.MustParseAddr("172.31.0.1")
+	granted := 0
+	for port := range uint16(many) {
+		if open(container4, port) {
+			granted++
+		}
+	}
+	if want := table.flows.Held(); granted == 0 || granted == many || granted != want {
+		t.Errorf("%d connections of %d are let in, %d counted", granted, many, want)
+	}
+	if !open(other, 1) {
+		t.Error("the other network is refused")
+	}
+	table.mu.Lock()
+	for _, h := range table.held {
+		table.dropLocked(h)
+	}
+	table.mu.Unlock()
+	if !open(container4, 1) {
+		t.Error("the first network is still refused")
+	}
+	table.close()
 }
 
 // TestStrangerIsReset: a connection that a daemon before had let in.
