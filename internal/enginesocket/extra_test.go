@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/net/http/httpproxy"
+
+	"github.com/portolan-net/portolan/internal/portolan"
 )
 
 func TestAddToContainer(t *testing.T) {
@@ -105,7 +107,7 @@ func TestNoProxy(t *testing.T) {
 	if strings.ContainsAny(list, "*? ") || strings.Count(list, "localhost") != 1 {
 		t.Error(list)
 	}
-	way := (&httpproxy.Config{HTTPProxy: proxyURL, NoProxy: list}).ProxyFunc()
+	way := (&httpproxy.Config{HTTPProxy: portolan.ForwardProxy, NoProxy: list}).ProxyFunc()
 	for target, direct := range map[string]bool{
 		"a.corp.test": true, "a.lab.test": true, "plain.test": true, "10.1.2.3": true, "x.test:8080": true, "x.test": false,
 		"localhost": true, "127.0.0.9": true, "[::1]:80": true, "169.254.1.1": true, "[fe80::1]": true, "172.17.0.2": true, "[fd00:1::2]": true,

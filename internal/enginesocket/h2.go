@@ -22,6 +22,7 @@ func (s *session) speakH2(ctx context.Context) error {
 	if err := s.dial(ctx); err != nil {
 		return err
 	}
+	s.switched.Store(true)
 	if len(s.proxy.extra(ctx).BuildArgs) == 0 {
 		go s.answer(s.engine, s.retired, s.ended)
 		if err := s.raw(); !errors.Is(err, errSwitched) {

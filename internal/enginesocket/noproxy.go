@@ -4,10 +4,9 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-)
 
-// The forward proxy as containers know it, and what never goes through it.
-const proxyURL = "http://http.docker.internal:3128"
+	"github.com/portolan-net/portolan/internal/portolan"
+)
 
 // always are destinations that no proxy has a way to: the container itself, its
 // link, and Portolan's own names.
@@ -19,7 +18,7 @@ func always() []string {
 // HTTPS_PROXY and ALL_PROXY lead to the forward proxy, and NO_PROXY is noProxy.
 func Variables(noProxy string) []string {
 	var all []string
-	for _, v := range []string{"HTTP_PROXY=" + proxyURL, "HTTPS_PROXY=" + proxyURL, "ALL_PROXY=" + proxyURL, "NO_PROXY=" + noProxy} {
+	for _, v := range []string{"HTTP_PROXY=" + portolan.ForwardProxy, "HTTPS_PROXY=" + portolan.ForwardProxy, "ALL_PROXY=" + portolan.ForwardProxy, "NO_PROXY=" + noProxy} {
 		n, value, _ := strings.Cut(v, "=")
 		all = append(all, v, strings.ToLower(n)+"="+value)
 	}

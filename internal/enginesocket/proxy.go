@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"sync"
 	"time"
 )
 
@@ -29,11 +30,14 @@ type Config struct {
 type Proxy struct {
 	config Config
 	client *http.Client // for questions of our own
+
+	mu       sync.Mutex // guards sessions
+	sessions map[*session]bool
 }
 
 // New returns a Proxy. It holds nothing open.
 func New(c Config) *Proxy {
-	p := &Proxy{config: c}
+	p := &Proxy{config: c, sessions: map[*session]bool{}}
 	p.client = &http.Client{Transport: &http.Transport{
 		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return p.dial(ctx) },
 		DisableKeepAlives: true,
@@ -46,6 +50,8 @@ func New(c Config) *Proxy {
 func (p *Proxy) Serve(ctx context.Context, client Conn) {
 	s := &session{proxy: p, client: client, in: bufio.NewReaderSize(client, bufferSize)}
 	s.keep(client)
+	p.note(s, true)
+	defer p.note(s, false)
 	stop := context.AfterFunc(ctx, s.close)
 	defer stop()
 	err := s.run(ctx)
@@ -62,6 +68,32 @@ func (p *Proxy) Serve(ctx context.Context, client Conn) {
 	default:
 		p.config.Log.Debug("client's connection ended", "err", err)
 	}
+}
+
+// note keeps the list of sessions.
+func (p *Proxy) note(s *session, open bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if open {
+		p.sessions[s] = true
+	} else {
+		delete(p.sessions, s)
+	}
+}
+
+// Busy reports whether a restart of the engine would cut off a client in the
+// middle of something: attached, in exec, building, pulling. Who only follows
+// events or logs, and hears nothing just now, does not count.
+func (p *Proxy) Busy() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	for s := range p.sessions {
+		if s.busy(now) {
+			return true
+		}
+	}
+	return false
 }
 
 // isDial reports that the engine could not be reached.

@@ -9,6 +9,8 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
+	"time"
 )
 
 // Conn is a stream of a Unix socket.
@@ -30,6 +32,10 @@ type session struct {
 	used    bool          // a request has been sent on engine
 	retired chan struct{} // closed when answers of engine are not the last
 	ended   chan struct{} // closed when all answers of engine are delivered
+
+	switched atomic.Bool  // to something else than HTTP/1
+	asked    atomic.Int64 // when the last request came; times are Unix nanoseconds
+	answered atomic.Int64 // when the engine last said something
 
 	mu     sync.Mutex // guards what follows
 	open   []io.Closer
@@ -108,6 +114,7 @@ func (s *session) request(ctx context.Context, h head) error {
 		go s.answer(s.engine, s.retired, s.ended)
 	}
 	s.used = true
+	s.asked.Store(time.Now().UnixNano())
 	switch {
 	case h.method == "POST" && h.path() == "/containers/create" && !h.old && !h.encoded && h.hasBody():
 		return s.create(ctx, h)
@@ -202,7 +209,7 @@ func (s *session) abandon(err error) {
 // answer copies what the engine says to the client.
 func (s *session) answer(engine io.Reader, retired, ended chan struct{}) {
 	defer close(ended)
-	_, err := copyAll(s.client, engine)
+	_, err := copyAll(stamped{s.client, &s.answered}, engine)
 	select {
 	case <-retired:
 		return
@@ -211,6 +218,29 @@ func (s *session) answer(engine io.Reader, retired, ended chan struct{}) {
 	if err != nil || s.client.CloseWrite() != nil {
 		s.close()
 	}
+}
+
+// quiet is how long an answer must have paused to count as given: where it ends
+// is not looked at.
+const quiet = 3 * time.Second
+
+// busy reports whether the end of the engine would cut somebody off who can't
+// just ask again: a stream, a request without an answer, an answer under way.
+func (s *session) busy(now time.Time) bool {
+	asked, answered := s.asked.Load(), s.answered.Load()
+	return s.switched.Load() || asked > answered || now.Sub(time.Unix(0, max(asked, answered))) < quiet
+}
+
+// stamped notes when something was written.
+type stamped struct {
+	io.Writer
+
+	last *atomic.Int64
+}
+
+func (w stamped) Write(p []byte) (int, error) {
+	w.last.Store(time.Now().UnixNano())
+	return w.Writer.Write(p)
 }
 
 // finish is the way of a client that has said all.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"time"
 )
 
 // requestSwitch carries a request after which the connection may be no HTTP/1.
@@ -29,11 +30,14 @@ func (s *session) requestSwitch(ctx context.Context, h head) error {
 		s.answer(from, s.retired, s.ended)
 	}()
 	s.used = true
+	s.asked.Store(time.Now().UnixNano())
 	if err := s.send(h.raw, &h); err != nil {
 		return err
 	}
 	select {
 	case v := <-verdict:
+		s.answered.Store(time.Now().UnixNano())
+		s.switched.Store(v.switched)
 		switch {
 		case v.switched && build:
 			<-s.ended
