@@ -117,7 +117,7 @@ func (g *global) snapshot() (*settings.Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	snapshot := s.Snapshot()
+	snapshot := s.Snapshot().Shown()
 	for _, problem := range snapshot.Problems {
 		g.warnf("%s", problem)
 	}
@@ -161,8 +161,6 @@ func from(s settings.Setting) string {
 		return "LOCKED by " + s.Winner().File
 	case s.Note != "":
 		return s.Note
-	case s.Applies == settings.NotYet && s.Winner().Origin != settings.FromSchema:
-		return string(s.Winner().Origin) + " (" + string(s.Applies) + ")"
 	}
 	return string(s.Winner().Origin)
 }
@@ -291,7 +289,7 @@ func (g *global) changeSettings(ctx context.Context, when restartFlags, edit fun
 	if err != nil && !errors.Is(err, client.ErrNotRunning) {
 		return fmt.Errorf("the file is written, but: %w", err)
 	}
-	return g.printChanges(change, applied)
+	return g.printChanges(change.Shown(), applied)
 }
 
 // mayRestart asks when something has to restart.

@@ -88,12 +88,12 @@ func (k Key) schema() map[string]any {
 	switch k.Type {
 	case Boolean:
 		s["type"] = "boolean"
-	case List:
+	case List, Exclusions:
 		s["type"] = "array"
 		s["items"] = map[string]any{"type": "string"}
 	case Options:
 		s["type"] = []string{"object", "string"}
-	case String, Subnet4, Subnet6, Address, Ports:
+	case String, Subnet4, Subnet6, Address, Ports, Socket, ProxyURL, PAC, PortSet:
 	}
 	if k.Values != nil {
 		s["enum"] = k.Values

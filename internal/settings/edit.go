@@ -101,7 +101,7 @@ func (s *Store) valueAfter(name string, value any) Value {
 func (s *Store) refuse(name string, value any) error {
 	for _, setting := range s.Snapshot().Settings {
 		if setting.Locked && (setting.Name == name || strings.HasPrefix(setting.Name, name+".")) && value != nil {
-			return fmt.Errorf("%s is locked to %s by %s", setting.Name, setting.Value.Text(), setting.Winner().File)
+			return fmt.Errorf("%s is locked to %s by %s", setting.Name, setting.Shown(setting.Value).Text(), setting.Winner().File)
 		}
 	}
 	if name == KeyInhibition && value != nil && !allowedIn(encode(value), s.value(KeyMode)) {

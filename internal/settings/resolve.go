@@ -77,8 +77,15 @@ type Values struct {
 	FixedV6      bool
 	Engine       map[string]any // dockerd's options
 	HostLoopback bool
+	Connect      bool           // the host may be connected
+	HostNetwork  bool           // containers on the host network share ports with the host
 	HostNames    netip.AddrPort // not valid for nowhere
-	RandomPorts  system.PortRange
+
+	Proxy, ContainersProxy ProxyValues
+	ProxyUser              string
+	ProxyPasswordCommand   string // for sh; "" for none
+	RandomPorts            system.PortRange
+	SSHAgent               string // a path, none, or "" for where agents usually are
 }
 
 // resolve puts the layers over each other.
@@ -89,11 +96,6 @@ func resolve(user, admin layer) *Snapshot {
 	}
 	s.reconcile()
 	s.Values = s.values()
-	for _, setting := range s.Settings {
-		if setting.Locked && setting.Applies == NotYet && setting.Value != setting.Default {
-			s.Warnings = append(s.Warnings, fmt.Sprintf("%s: locked by %s, but this version does not use it yet", setting.Name, setting.Winner().File))
-		}
-	}
 	return s
 }
 
@@ -153,7 +155,12 @@ func (s *Snapshot) values() Values {
 		PortBinding:  PortBinding(get(KeyBinding).Value.Text()),
 		Engine:       get(KeyEngine).Value.options(),
 		HostLoopback: get(KeyLoopback).Value == `true`,
+		Connect:      get(KeyConnect).Value == `true`,
+		HostNetwork:  get(KeyHostNet).Value == `true`,
+		SSHAgent:     get(KeySSHAgent).Value.Text(),
 	}
+	v.ProxyUser, v.ProxyPasswordCommand = get("portolan.proxyUser").Value.Text(), get("portolan.proxyPasswordCommand").Value.Text()
+	v.Proxy, v.ContainersProxy = proxyValues("proxy", get), proxyValues("containersProxy", get)
 	v.HostNames, _ = netip.ParseAddrPort(get(KeyHostNames).Value.Text())
 	v.RandomPorts, _ = system.ParsePortRange(get(KeyRandom).Value.Text())
 	v.Link.V4, v.FixedV4 = prefix(KeySubnet4)

@@ -14,7 +14,13 @@ const (
 	Subnet6 Type = "IPv6 subnet"
 	Ports   Type = "port range"       // FIRST-LAST, of 1024 to 65535
 	Address Type = "loopback address" // 127.0.0.1:PORT or [::1]:PORT, or "" for none
-	Options Type = "object"           // also as JSON in a string, which is Docker Desktop's way
+	Socket  Type = "socket"           // a path, "none", or "" for the usual places
+	// What is written about proxies; see package entry.
+	ProxyURL   Type = "proxy URL" // its password is never shown
+	Exclusions Type = "list of destinations"
+	PAC        Type = "URL or path"
+	PortSet    Type = "ports"
+	Options    Type = "object" // also as JSON in a string, which is Docker Desktop's way
 )
 
 // Applies says when a changed value counts.
@@ -26,7 +32,6 @@ const (
 	Engine  Applies = "at once in the router; the engine restarts for the rest, containers go on"
 	Restart Applies = "the engine restarts, containers go on"
 	Machine Applies = "at the next start of the machine"
-	NotYet  Applies = "kept, not used yet"
 )
 
 // Restarts reports whether the engine restarts for a change.
@@ -54,7 +59,10 @@ const (
 	KeyEngine     = "linuxVM.dockerDaemonOptions"
 	KeyLoopback   = "portolan.hostLoopback"
 	KeyHostNames  = "portolan.hostNames"
+	KeyConnect    = "portolan.connect"
+	KeyHostNet    = "hostNetworkingEnabled"
 	KeyRandom     = "portolan.randomPorts"
+	KeySSHAgent   = "portolan.sshAgent"
 )
 
 // Keys is the schema, in the order in which people read it.
@@ -78,13 +86,20 @@ func Keys() []Key {
 		{Name: KeySubnet6, Type: Subnet6, Default: `"fdc4:f303:9324::/64"`, Unit: "CIDR", Applies: Machine, Ours: true, Help: "the same for IPv6"},
 		{Name: KeyEngine, Type: Options, Default: `{}`, Unit: "keys of dockerd's daemon.json", Applies: Restart, Help: "the engine's own options: registry mirrors, log driver, address pools; keys that Portolan sets itself are refused"},
 		{Name: KeyLoopback, Type: Boolean, Default: `true`, Applies: Live, Ours: true, Help: "whether host.docker.internal leads to the host's loopback; false answers \"prohibited\""},
+		{Name: KeyHostNet, Type: Boolean, Default: `true`, Applies: Live, Help: "whether ports of containers with --network host are on the host, and the host's loopback services on theirs; see host-networking.md"},
 		{Name: KeyHostNames, Type: Address, Default: `"127.0.0.1:5399"`, Unit: "ADDRESS:PORT on loopback, or nothing", Applies: Machine, Ours: true, Help: "where this host asks for NAME.portolan.internal, the names of containers; see dns.md"},
+		{Name: KeyConnect, Type: Boolean, Default: `true`, Applies: Live, Ours: true, Help: "whether portolan connect may lead this host to all ports of containers, published or not; false also ends what is connected"},
+		{Name: KeySSHAgent, Type: Socket, Default: `""`, Unit: "a path, none, or nothing for SSH_AUTH_SOCK and the usual places", Applies: Live, Ours: true, Help: "the ssh-agent that containers reach at /run/host-services/ssh-auth.sock; see host-services.md"},
 	}
-	keys = append(keys, proxyKeys("proxy", "what the engine uses to pull and push")...)
-	keys = append(keys, proxyKeys("containersProxy", "what containers use")...)
+	keys = append(keys, proxyKeys("proxy", "what the engine uses to pull and push", "system", "manual", "none")...)
+	keys = append(keys, proxyKeys("containersProxy", "what containers use", "same-as-host", "system", "manual", "none")...)
+	keys = append(keys,
+		Key{Name: "portolan.proxyUser", Type: String, Default: `""`, Applies: Live, Ours: true, Help: "who logs in at proxies whose URL names nobody"},
+		Key{Name: "portolan.proxyPasswordCommand", Type: String, Default: `""`, Unit: "for sh", Applies: Live, Ours: true, Help: "prints the password for proxies whose URL holds none; runs as the user who typed portolan up"},
+	)
 	keys = append(keys, Key{
-		Name: "containersProxy.transparentPorts", Type: String, Default: `""`, Unit: "ports", Applies: NotYet,
-		Help: "TCP ports that go through the proxy unasked: none, a list such as 80,443, or *",
+		Name: "containersProxy.transparentPorts", Type: PortSet, Default: `""`, Unit: "none, a list such as 80,443, or *", Applies: Live,
+		Help: "TCP ports that go through the proxy unasked; * without a proxy blocks what is not excluded",
 	})
 	for i, k := range keys {
 		if k.Values != nil {
@@ -95,23 +110,23 @@ func Keys() []Key {
 }
 
 // proxyKeys are the parts of one of the two proxy objects.
-func proxyKeys(group, use string) []Key {
+func proxyKeys(group, use string, modes ...string) []Key {
 	key := func(name string, t Type, unit, help string) Key {
-		k := Key{Name: group + "." + name, Type: t, Unit: unit, Applies: NotYet, Default: `""`, Help: help + " (" + use + ")"}
-		if t == List {
+		k := Key{Name: group + "." + name, Type: t, Unit: unit, Applies: Live, Default: `""`, Help: help + " (" + use + ")"}
+		if t == Exclusions {
 			k.Default = `[]`
 		}
 		return k
 	}
-	mode := key("mode", String, "", "where the proxy comes from")
-	mode.Values = []string{"system", "manual"}
+	mode := key("mode", String, "", "where the proxy comes from: this host's own settings, the keys below, nowhere")
+	mode.Values = modes
 	return []Key{
 		mode,
-		key("http", String, "URL", "the proxy for http"),
-		key("https", String, "URL", "the proxy for https"),
-		key("exclude", List, "host, .suffix, *.suffix or CIDR", "what is reached without the proxy"),
-		key("pac", String, "URL", "a PAC file"),
-		key("embeddedPac", String, "JavaScript", "a PAC script itself"),
+		key("http", ProxyURL, "http, https, socks5 or socks5h URL", "the proxy for http, in mode manual"),
+		key("https", ProxyURL, "as http", "the proxy for https and all else, in mode manual; a SOCKS proxy serves http, too, when that has none"),
+		key("exclude", Exclusions, "host, .suffix, *.suffix, address or CIDR, each with :port if wanted", "what is reached without the proxy, in every mode"),
+		key("pac", PAC, "http or https URL, or a file", "a PAC script, in mode manual"),
+		key("embeddedPac", String, "JavaScript", "a PAC script itself, in mode manual; goes before pac"),
 	}
 }
 

@@ -210,14 +210,6 @@ func TestInhibitionNeedsDualStack(t *testing.T) {
 	}
 }
 
-// A lock on what nothing uses yet is no lock, and must not look like one.
-func TestLockWithoutEffectIsToldOf(t *testing.T) {
-	s := resolve(layers(t, `{}`, `, "containersProxy": {"locked": true, "mode": "manual"}`))
-	if !strings.Contains(strings.Join(s.Warnings, "\n"), "containersProxy.mode: locked by admin.json, but this version does not use it yet") {
-		t.Errorf("warnings: %q", s.Warnings)
-	}
-}
-
 func TestFixedSubnet(t *testing.T) {
 	v := resolve(layers(t, `{"linuxVM": {"vpnkitCIDR": "192.168.65.0/24"}}`, ``)).Values
 	if !v.FixedV4 || v.FixedV6 {

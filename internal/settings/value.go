@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/portolan-net/portolan/internal/portolan"
+	proxies "github.com/portolan-net/portolan/internal/proxy/entry"
 	"github.com/portolan-net/portolan/internal/system"
 )
 
@@ -82,6 +84,10 @@ func (k Key) fromString(text string) (Value, string) {
 		if ports, err := system.ParsePortRange(text); err == nil {
 			return encode(ports.String()), ""
 		}
+	case Socket:
+		if text == "" || text == "none" || filepath.IsAbs(text) && filepath.Clean(text) == text {
+			return encode(text), ""
+		}
 	case Address:
 		if text == "" {
 			return `""`, ""
@@ -90,6 +96,11 @@ func (k Key) fromString(text string) (Value, string) {
 		if addr, err := netip.ParseAddrPort(text); err == nil && addr.Addr().IsLoopback() && addr.Port() != 0 {
 			return encode(addr.String()), ""
 		}
+	case ProxyURL, PAC, PortSet:
+		if reason := proxyText(k.Type, text); reason != "" {
+			return "", reason
+		}
+		return encode(text), ""
 	case Options:
 		if strings.TrimSpace(text) == "" {
 			return `{}`, ""
@@ -99,7 +110,7 @@ func (k Key) fromString(text string) (Value, string) {
 			return "", fmt.Sprintf("%v; want a JSON object", err)
 		}
 		return encode(node{value: inner}.plain()), ""
-	case List, Boolean:
+	case List, Exclusions, Boolean:
 	}
 	return "", wrong
 }
@@ -128,7 +139,7 @@ func usable(subnet netip.Prefix) bool {
 }
 
 func (k Key) fromList(items []node) (Value, string) {
-	if k.Type != List {
+	if k.Type != List && k.Type != Exclusions {
 		return "", "a list, want " + k.wants()
 	}
 	list := make([]string, len(items))
@@ -138,6 +149,11 @@ func (k Key) fromList(items []node) (Value, string) {
 			return "", fmt.Sprintf("%s in the list, want %s", describe(item.value), k.wants())
 		}
 		list[i] = text
+	}
+	if k.Type == Exclusions {
+		if _, err := proxies.ParseExclusions(list); err != nil {
+			return "", err.Error()
+		}
 	}
 	return encode(list), ""
 }
@@ -149,7 +165,7 @@ func (k Key) FromText(text string) (Value, error) {
 	switch {
 	case k.Type == Boolean && (text == "true" || text == "false"):
 		n.value = text == "true"
-	case k.Type == List && !strings.HasPrefix(strings.TrimSpace(text), "["):
+	case k.isList() && !strings.HasPrefix(strings.TrimSpace(text), "["):
 		items := []node{}
 		for part := range strings.SplitSeq(text, ",") {
 			if part = strings.TrimSpace(part); part != "" {
@@ -157,10 +173,14 @@ func (k Key) FromText(text string) (Value, error) {
 			}
 		}
 		n.value = items
-	case k.Type == List:
+	case k.isList():
 		var list []string
 		if json.Unmarshal([]byte(text), &list) == nil {
-			return encode(list), nil
+			items := []node{}
+			for _, item := range list {
+				items = append(items, node{value: item})
+			}
+			n.value = items
 		}
 	}
 	v, wrong := k.value(n)
@@ -177,7 +197,7 @@ func (k Key) wants() string {
 		return "one of " + strings.Join(k.Values, ", ")
 	case k.Type == Boolean:
 		return "true or false"
-	case k.Type == List:
+	case k.isList():
 		return "a list of strings, such as [\"a\", \"b\"]"
 	case k.Type == Subnet4:
 		return "an IPv4 network of /8 to /24, such as \"192.168.65.0/24\""
@@ -185,6 +205,8 @@ func (k Key) wants() string {
 		return "an IPv6 network of /32 to /64, such as \"fdc4:f303:9324::/64\""
 	case k.Type == Ports:
 		return "a range of ports of 1024 to 65535, such as \"49000-49900\""
+	case k.Type == Socket:
+		return "the absolute path of a socket, none, or \"\" for SSH_AUTH_SOCK and the usual places"
 	case k.Type == Address:
 		return "an address and port on loopback, such as \"127.0.0.1:5399\", or \"\""
 	case k.Type == Options:

@@ -149,3 +149,36 @@ func FuzzProxy(f *testing.F) {
 		}
 	})
 }
+
+func TestPorts(t *testing.T) {
+	p, err := ParsePorts("80, 443")
+	if err != nil || !p.Has(80) || !p.Has(443) || p.Has(81) || p.All {
+		t.Errorf("ParsePorts = %+v, %v", p, err)
+	}
+	if p, err := ParsePorts("*"); err != nil || !p.Has(1) {
+		t.Errorf("ParsePorts(*) = %+v, %v", p, err)
+	}
+	if p, err := ParsePorts(""); err != nil || p.Has(80) {
+		t.Errorf("ParsePorts of nothing = %+v, %v", p, err)
+	}
+	for _, text := range []string{"0", "http", "80-90", "70000"} {
+		if p, err := ParsePorts(text); err == nil {
+			t.Errorf("ParsePorts(%q) = %+v", text, p)
+		}
+	}
+}
+
+func TestParsePAC(t *testing.T) {
+	for text, want := range map[string]string{
+		"http://wpad/x": "", "https://a.example/p.pac?x": "", "/etc/proxy.pac": "/etc/proxy.pac", "file:///etc/a%20b.pac": "/etc/a b.pac", "file://localhost/x": "/x",
+		"proxy.pac": "error", "ftp://x/y": "error", "http://": "error", "file://other/x": "error", "": "error",
+	} {
+		path, err := ParsePAC(text)
+		if err != nil {
+			path = "error"
+		}
+		if path != want {
+			t.Errorf("ParsePAC(%q) = %q (%v), want %q", text, path, err, want)
+		}
+	}
+}
