@@ -19,6 +19,7 @@ import (
 	"github.com/portolan-net/portolan/internal/datapath"
 	"github.com/portolan-net/portolan/internal/engine"
 	"github.com/portolan-net/portolan/internal/guest"
+	"github.com/portolan-net/portolan/internal/hostnet"
 	"github.com/portolan-net/portolan/internal/profile"
 	"github.com/portolan-net/portolan/internal/relay"
 	"github.com/portolan-net/portolan/internal/shim"
@@ -58,23 +59,39 @@ func Run(ctx context.Context, log *slog.Logger) error {
 		told.setEngine(e)
 	}
 	supervisor := newSupervisor(cfg, proxy, report, log)
+	hostNetwork, err := hostnet.New(hostnet.Config{
+		Link: cfg.Link, Engine: supervisor.Layout.Socket, Report: told.setHostNetwork, Log: log.With("part", "host-network"),
+	})
+	if err != nil {
+		return err
+	}
 	listener, err := listenShims()
 	if err != nil {
 		return err
 	}
+	forwards, err := newForwards(ctx, daemon, log)
+	if err != nil {
+		return err
+	}
+	defer forwards.listeners.Close()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return shims.Serve(ctx, listener) })
 	group.Go(func() error {
 		daemon.Run(ctx, func(ctx context.Context) {
 			var pushing sync.WaitGroup
 			pushing.Go(func() { told.push(ctx) })
+			pushing.Go(func() { forwards.pull(ctx) })
 			shims.Sync(ctx)
 			pushing.Wait()
 		})
 		return nil
 	})
 	group.Go(func() error { return supervisor.Run(ctx) })
-	group.Go(func() error { return serveHost(ctx, profile.SharedMount, supervisor, random, log) })
+	group.Go(func() error {
+		return serveHost(ctx, profile.SharedMount, supervisor, random, log, forwards.routes, takeHostPorts(hostNetwork))
+	})
+	group.Go(func() error { return hostNetwork.Run(ctx) })
+	group.Go(func() error { return hostnet.ServeDials(ctx, profile.SharedMount, log) })
 	group.Go(func() error { return guest.FollowMirrors(ctx, log) })
 	group.Go(func() error { return guest.FollowNames(ctx, log) })
 	group.Go(func() error { return guest.WatchNetworks(ctx, told.setNetworks, log) })

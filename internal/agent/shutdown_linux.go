@@ -32,9 +32,10 @@ type supervisor interface {
 // serveHost lets the host ask for the engine's orderly end: POST /v1/shutdown
 // answers when dockerd has stopped its containers and itself; for another
 // configuration: POST /v1/engine with an EngineConfig answers when dockerd runs
-// with it; for a connection out of the machine: GET /v1/probe?target=HOST:PORT;
-// and takes the ports that the host uses: POST /v1/busy-ports.
-func serveHost(ctx context.Context, sharedDir string, supervisor supervisor, random randomPorts, log *slog.Logger) error {
+// with it; for the ports that the host uses: POST /v1/busy-ports with a list of
+// portolan.Port; and for a connection out of the machine: GET /v1/probe?target=HOST:PORT.
+// more adds what else is served.
+func serveHost(ctx context.Context, sharedDir string, supervisor supervisor, random randomPorts, log *slog.Logger, more ...func(*http.ServeMux)) error {
 	path := filepath.Join(sharedDir, socketName)
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -69,7 +70,13 @@ func serveHost(ctx context.Context, sharedDir string, supervisor supervisor, ran
 	})
 	mux.HandleFunc("POST /v1/busy-ports", takeBusyPorts(random.Busy))
 	mux.HandleFunc("GET /v1/probe", answerProbe)
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: time.Second}
+	for _, routes := range more {
+		routes(mux)
+	}
+	server := &http.Server{
+		Handler: mux, ReadHeaderTimeout: time.Second,
+		BaseContext: func(net.Listener) context.Context { return ctx }, // ends streams
+	}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
 	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {

@@ -10,6 +10,9 @@
 //	POST /v1/release    portolan.Binding   the engine that published it is gone
 //	PUT  /v1/engine     api.Engine
 //	PUT  /v1/networks   [netip.Prefix, ...]
+//	PUT  /v1/hostnetwork  portolan.HostNetwork
+//	GET  /v1/listeners  ["unix:PATH", ...]: what forwards listen on in the machine
+//	POST /v1/forward?listener=...  101, then the bytes of one connection
 //
 // An answer without content is 204. Errors are {"error":"..."}, written for the
 // user who typed `docker run -p`: 409 for a taken port, 400 for a request that
@@ -19,7 +22,7 @@
 // calls AgentHere before it answers a watch and AgentGone when the watch in force
 // ends; a new watch replaces the one before it, whose agent died. The agent, each
 // time a watch stands, pushes all it knows (bindings by renew, engine state,
-// networks): neither side keeps a history of the other.
+// networks, host network): neither side keeps a history of the other.
 package agentlink
 
 import (
@@ -39,6 +42,7 @@ const (
 	pathRelease   = "/v1/release"
 	pathEngine    = "/v1/engine"
 	pathNetworks  = "/v1/networks"
+	pathHostNet   = "/v1/hostnetwork"
 
 	// maxBody bounds a request: ten thousand networks fit.
 	maxBody = 1 << 20

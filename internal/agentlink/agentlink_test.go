@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -75,6 +76,25 @@ func (d *daemon) AgentHere()                   { _ = d.answer("here") }
 func (d *daemon) AgentGone()                   { _ = d.answer("gone") }
 func (d *daemon) SetEngine(e api.Engine)       { _ = d.answer("engine " + e.Version) }
 func (d *daemon) SetNetworks(n []netip.Prefix) { _ = d.answer(fmt.Sprint("networks ", n)) }
+func (d *daemon) SetHostNetwork(n portolan.HostNetwork) {
+	_ = d.answer(fmt.Sprint("host network ", n.Used, n.Listeners))
+}
+
+func (d *daemon) Listeners() []string { return []string{"unix:/run/host-services/a.sock"} }
+
+// Forward echoes.
+func (d *daemon) Forward(_ context.Context, listener string, accept func() (*net.UnixConn, error)) error {
+	if err := d.answer("forward " + listener); err != nil {
+		return err
+	}
+	conn, err := accept()
+	if err != nil {
+		return nil // told by the stream's end
+	}
+	defer conn.Close()
+	_, _ = io.Copy(conn, conn)
+	return nil
+}
 
 func (d *daemon) want(t *testing.T, call string) {
 	t.Helper()
@@ -189,6 +209,9 @@ func TestVerbs(t *testing.T) {
 		{func() error { return c.SetEngine(t.Context(), api.Engine{Version: "29.1"}) }, "engine 29.1"},
 		{func() error { return c.SetNetworks(t.Context(), networks) }, "networks [172.17.0.0/16 fd00::/64]"},
 		{func() error { return c.SetNetworks(t.Context(), nil) }, "networks []"},
+		{func() error {
+			return c.SetHostNetwork(t.Context(), portolan.HostNetwork{Used: true, Listeners: []portolan.Listener{{Proto: portolan.UDP, Addr: b.Host}}})
+		}, "host network true[udp 0.0.0.0:80]"},
 	} {
 		if err := call.do(); err != nil {
 			t.Fatalf("%s: %v", call.want, err)
@@ -234,6 +257,8 @@ func TestServerRefusesNonsense(t *testing.T) {
 		{http.MethodPost, pathPublish, ``, http.StatusBadRequest},
 		{http.MethodPost, pathPublish, `"` + strings.Repeat("x", 2*maxBody) + `"`, http.StatusBadRequest},
 		{http.MethodPut, pathNetworks, `["no network"]`, http.StatusBadRequest},
+		{http.MethodPut, pathHostNet, `{"listeners":[{"proto":"icmp","addr":"0.0.0.0:80"}]}`, http.StatusBadRequest},
+		{http.MethodPut, pathHostNet, `{"listeners":[{"proto":"tcp","addr":"0.0.0.0:0"}]}`, http.StatusBadRequest},
 		{http.MethodGet, pathPublish, ``, http.StatusMethodNotAllowed},
 		{http.MethodGet, "/v2/publish", ``, http.StatusNotFound},
 	} {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -31,6 +32,11 @@ func (checkingDaemon) AgentHere()                                              {
 func (checkingDaemon) AgentGone()                                              {}
 func (checkingDaemon) SetEngine(api.Engine)                                    {}
 func (checkingDaemon) SetNetworks([]netip.Prefix)                              {}
+func (checkingDaemon) SetHostNetwork(portolan.HostNetwork)                     {}
+func (checkingDaemon) Listeners() []string                                     { return nil }
+func (checkingDaemon) Forward(context.Context, string, func() (*net.UnixConn, error)) error {
+	return nil
+}
 
 // FuzzRequest sends bodies to everything that an agent may ask for: the machine
 // is not trusted to send what our agent sends.

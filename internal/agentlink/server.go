@@ -36,6 +36,10 @@ type Daemon interface {
 	SetEngine(e api.Engine)
 	// SetNetworks takes the engine's subnets and the machine's addresses.
 	SetNetworks(networks []netip.Prefix)
+	// SetHostNetwork takes what containers on the machine's own network wait on.
+	SetHostNetwork(n portolan.HostNetwork)
+
+	Forwarder
 }
 
 const (
@@ -66,6 +70,7 @@ func Serve(ctx context.Context, l net.Listener, d Daemon, log *slog.Logger) erro
 		return fmt.Errorf("serve agents on %s: %w", l.Addr(), err)
 	}
 	<-stopped
+	s.streams.Wait() // ctx ends them
 	return nil
 }
 
@@ -107,6 +112,8 @@ type server struct {
 	daemon Daemon
 	log    *slog.Logger
 
+	streams sync.WaitGroup // those that are carried
+
 	mu    sync.Mutex // guards the one below, and the order of AgentHere and AgentGone
 	watch int        // counts watches; the last one is in force
 }
@@ -118,6 +125,9 @@ func (s *server) routes() http.Handler {
 	mux.HandleFunc("POST "+pathRenew, binding(s.daemon.Renew))
 	mux.HandleFunc("POST "+pathUnpublish, binding(s.daemon.Unpublish))
 	mux.HandleFunc("POST "+pathRelease, binding(s.daemon.Release))
+	mux.HandleFunc("GET "+pathListeners, s.serveListeners)
+	mux.HandleFunc("POST "+pathForward, s.serveForward)
+	mux.HandleFunc("PUT "+pathHostNet, s.serveHostNetwork)
 	mux.HandleFunc("PUT "+pathEngine, func(w http.ResponseWriter, r *http.Request) {
 		receive(w, r, func(e api.Engine) error { s.daemon.SetEngine(e); return nil })
 	})

@@ -15,7 +15,7 @@ func layers() [][]string {
 		{"internal/portolan", "internal/system", "internal/image", "internal/confine", "internal/mmsg", "internal/scarce"},
 		{"internal/datapath", "internal/profile", "internal/api", "internal/settings", "internal/lab", "internal/testimage"},
 		{"internal/relay", "internal/dns", "internal/router", "internal/spec", "internal/agentlink", "internal/publish/forward", "internal/client", "internal/dockercontext", "internal/proxy"},
-		{"internal/egress", "internal/publish", "internal/shim", "internal/engine", "internal/hostnet"},
+		{"internal/egress", "internal/proxy/server", "internal/proxy/socks", "internal/publish", "internal/shim", "internal/engine", "internal/hostservice", "internal/hostnet"},
 		{"internal/machine", "internal/guest", "internal/doctor"},
 		{"internal/agent"},
 		{"internal/daemon", "internal/cli", "internal/stage"},

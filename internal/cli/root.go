@@ -66,7 +66,7 @@ func (p *Program) root() *cobra.Command {
 	root.SetVersionTemplate("portolan {{.Version}}\n")
 	root.SetHelpCommand(helpCommand())
 	root.AddCommand(g.upCommand(), g.downCommand(), g.statusCommand(), g.portsCommand(), g.dnsCommand(), g.envCommand(), g.logsCommand(),
-		g.runCommand(), g.settingsCommand(), g.doctorCommand(), g.versionCommand(), g.serveCommand(), g.routerHelperCommand(), g.deputyCommand())
+		g.runCommand(), g.settingsCommand(), g.forwardCommand(), g.sshAgentCommand(), g.doctorCommand(), g.versionCommand(), g.serveCommand(), g.routerHelperCommand(), g.deputyCommand())
 	return root
 }
 

@@ -81,6 +81,8 @@ func (g *global) up(ctx context.Context, o startOptions, useContext, noHints boo
 	}
 	if daemon != nil {
 		_ = daemon.Process.Release() // it outlives this command
+	} else if err := g.hintSSHAgent(ctx); err != nil {
+		g.warnf("%v (containers may use an earlier ssh-agent)", err)
 	}
 	if err := g.writeContext(dir, useContext); err != nil {
 		if useContext {

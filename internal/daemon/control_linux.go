@@ -34,6 +34,8 @@ func (d *daemon) startControl() (*control, error) {
 	})
 	d.servePorts(mux)
 	d.serveNames(mux)
+	d.serveConnect(mux)
+	d.serveForwards(mux)
 	mux.HandleFunc("POST /v1/down", func(w http.ResponseWriter, r *http.Request) {
 		// The caller may go away; what was begun is finished.
 		if err := d.Down(context.WithoutCancel(r.Context())); err != nil {

@@ -43,20 +43,24 @@ type Options struct {
 
 type daemon struct {
 	Options
-	progress *progress
-	started  time.Time
-	binaries engine.Binaries
-	settings *settings.Store
-	values   atomic.Pointer[settings.Values] // in force
-	taking   sync.Mutex                      // guards that values never goes back to an older state
-	families hostFamilies
-	spec     spec.Machine
-	deputy   *deputy.Deputy
-	adopted  bool // the machine was there before this daemon
+	progress     *progress
+	started      time.Time
+	binaries     engine.Binaries
+	settings     *settings.Store
+	values       atomic.Pointer[settings.Values] // in force
+	taking       sync.Mutex                      // guards that values never goes back to an older state
+	families     hostFamilies
+	spec         spec.Machine
+	deputy       *deputy.Deputy
+	forwarding   atomic.Pointer[forwarding]   // nil until the services start
+	hostNet      atomic.Pointer[hostNetwork]  // the same
+	certificates atomic.Pointer[certificates] // nil until the services start
+	adopted      bool                         // the machine was there before this daemon
 
 	agentLogStart int64 // where in its log the agent of a new machine begins
 
-	ready    chan struct{}           // closed when the engine first answers
+	ready    chan struct{} // closed when the engine first answers
+	host     atomic.Pointer[hostLink]
 	hopeless chan struct{}           // closed when the engine ends again and again before that
 	end      context.CancelCauseFunc // ends the services; errDown and errLeave say what else
 	gone     chan struct{}           // closed when the machine has been taken down
@@ -179,7 +183,7 @@ func (d *daemon) openMachine(ctx context.Context) error {
 	if err := checkRoom(d.Profile.StateDir); err != nil {
 		return err
 	}
-	routes, err := hostRoutes()
+	routes, err := hostRoutes(d.Profile)
 	if err != nil {
 		return err
 	}
@@ -296,7 +300,7 @@ func (d *daemon) stopMachine(ctx context.Context, orderly bool) error {
 // removeRunDir removes what only a running machine needs.
 func (d *daemon) removeRunDir() error {
 	p := d.Profile
-	for _, path := range []string{p.DockerSocket(), p.SharedDir()} {
+	for _, path := range []string{p.DockerSocket(), p.SharedDir(), p.ForwardDir()} {
 		if err := os.RemoveAll(path); err != nil {
 			return err
 		}

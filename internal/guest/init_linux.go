@@ -51,9 +51,9 @@ func Prepare(sharedDir string) error {
 // respawnDelay keeps an agent that dies at once from using up the processor.
 const respawnDelay = 500 * time.Millisecond
 
-// Reap is PID 1's second half: it keeps the agent running and reaps whatever
-// else dies, so that any process of the machine may. It never returns while
-// the machine lives.
+// Reap is PID 1's second half: it keeps the agent running, holds its sockets, and
+// reaps whatever else dies, so that any process of the machine may. It never
+// returns while the machine lives.
 func Reap(agent string, log *slog.Logger) error {
 	if os.Getpid() != 1 {
 		return errors.New("reap: only PID 1 of a machine does this")
@@ -62,8 +62,13 @@ func Reap(agent string, log *slog.Logger) error {
 	// signals, and ends: root of a container with --pid host could end the machine.
 	// Caught, not ignored, since children inherit what is ignored.
 	signal.Notify(make(chan os.Signal, 1))
+	sockets, err := newKeeper(log)
+	if err != nil {
+		return err
+	}
 	for {
 		cmd := exec.Command(agent, "serve")
+		sockets.give(cmd)
 		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 		if err := cmd.Start(); err != nil {
 			log.Error("start agent", "err", err)

@@ -121,6 +121,9 @@ func (p Profile) ControlSocket() string { return filepath.Join(p.RunDir, "portol
 // HelperSocket is where the router helper hands over its descriptors.
 func (p Profile) HelperSocket() string { return filepath.Join(p.RunDir, "helper.sock") }
 
+// ForwardDir holds the sockets of forwards that listen on the host.
+func (p Profile) ForwardDir() string { return filepath.Join(p.RunDir, "forward") }
+
 // LockFile is held while a daemon or an up works on the profile.
 func (p Profile) LockFile() string { return filepath.Join(p.RunDir, "lock") }
 

@@ -69,17 +69,19 @@ func (s *Snapshot) Get(name string) (Setting, bool) {
 
 // Values are the settings in force, as the daemon needs them.
 type Values struct {
-	Mode         portolan.Mode
-	Inhibition   string // auto, ipv4, ipv6, none
-	PortBinding  PortBinding
-	Link         portolan.Link
-	FixedV4      bool // somebody chose the subnet: no other one is taken
-	FixedV6      bool
-	Engine       map[string]any // dockerd's options
-	HostLoopback bool
-	Connect      bool           // the host may be connected
-	HostNetwork  bool           // containers on the host network share ports with the host
-	HostNames    netip.AddrPort // not valid for nowhere
+	Mode           portolan.Mode
+	Inhibition     string // auto, ipv4, ipv6, none
+	PortBinding    PortBinding
+	Link           portolan.Link
+	FixedV4        bool // somebody chose the subnet: no other one is taken
+	FixedV6        bool
+	Engine         map[string]any // dockerd's options
+	HostLoopback   bool
+	ProxyVariables bool           // containers and builds get them while a proxy is configured
+	Certificates   bool           // containers get the host's CA certificates
+	Connect        bool           // the host may be connected
+	HostNetwork    bool           // containers on the host network share ports with the host
+	HostNames      netip.AddrPort // not valid for nowhere
 
 	Proxy, ContainersProxy ProxyValues
 	ProxyUser              string
@@ -150,14 +152,16 @@ func (s *Snapshot) values() Values {
 		return parsed, setting.Winner().Origin != FromSchema
 	}
 	v := Values{
-		Mode:         portolan.Mode(get(KeyMode).Value.Text()),
-		Inhibition:   get(KeyInhibition).Value.Text(),
-		PortBinding:  PortBinding(get(KeyBinding).Value.Text()),
-		Engine:       get(KeyEngine).Value.options(),
-		HostLoopback: get(KeyLoopback).Value == `true`,
-		Connect:      get(KeyConnect).Value == `true`,
-		HostNetwork:  get(KeyHostNet).Value == `true`,
-		SSHAgent:     get(KeySSHAgent).Value.Text(),
+		Mode:           portolan.Mode(get(KeyMode).Value.Text()),
+		Inhibition:     get(KeyInhibition).Value.Text(),
+		PortBinding:    PortBinding(get(KeyBinding).Value.Text()),
+		Engine:         get(KeyEngine).Value.options(),
+		HostLoopback:   get(KeyLoopback).Value == `true`,
+		ProxyVariables: get(KeyVariables).Value == `true`,
+		Certificates:   get(KeyCertInside).Value == `true`,
+		Connect:        get(KeyConnect).Value == `true`,
+		HostNetwork:    get(KeyHostNet).Value == `true`,
+		SSHAgent:       get(KeySSHAgent).Value.Text(),
 	}
 	v.ProxyUser, v.ProxyPasswordCommand = get("portolan.proxyUser").Value.Text(), get("portolan.proxyPasswordCommand").Value.Text()
 	v.Proxy, v.ContainersProxy = proxyValues("proxy", get), proxyValues("containersProxy", get)

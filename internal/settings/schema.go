@@ -59,6 +59,8 @@ const (
 	KeyEngine     = "linuxVM.dockerDaemonOptions"
 	KeyLoopback   = "portolan.hostLoopback"
 	KeyHostNames  = "portolan.hostNames"
+	KeyVariables  = "portolan.proxyVariables"
+	KeyCertInside = "portolan.containerCertificates"
 	KeyConnect    = "portolan.connect"
 	KeyHostNet    = "hostNetworkingEnabled"
 	KeyRandom     = "portolan.randomPorts"
@@ -91,6 +93,10 @@ func Keys() []Key {
 		{Name: KeyConnect, Type: Boolean, Default: `true`, Applies: Live, Ours: true, Help: "whether portolan connect may lead this host to all ports of containers, published or not; false also ends what is connected"},
 		{Name: KeySSHAgent, Type: Socket, Default: `""`, Unit: "a path, none, or nothing for SSH_AUTH_SOCK and the usual places", Applies: Live, Ours: true, Help: "the ssh-agent that containers reach at /run/host-services/ssh-auth.sock; see host-services.md"},
 	}
+	keys = append(keys,
+		Key{Name: KeyVariables, Type: Boolean, Default: `true`, Applies: Live, Ours: true, Help: "whether new containers and builds get HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY while a proxy is configured; see proxies.md"},
+		Key{Name: KeyCertInside, Type: Boolean, Default: `false`, Applies: Live, Ours: true, Help: "whether new containers get the host's CA certificates, as a file and in the variables that name it; see proxies.md"},
+	)
 	keys = append(keys, proxyKeys("proxy", "what the engine uses to pull and push", "system", "manual", "none")...)
 	keys = append(keys, proxyKeys("containersProxy", "what containers use", "same-as-host", "system", "manual", "none")...)
 	keys = append(keys,

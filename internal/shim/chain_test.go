@@ -34,6 +34,12 @@ type host struct {
 func (host) SetEngine(api.Engine)       {}
 func (host) SetNetworks([]netip.Prefix) {}
 
+func (host) SetHostNetwork(portolan.HostNetwork) {}
+func (host) Listeners() []string        { return nil }
+func (host) Forward(context.Context, string, func() (*net.UnixConn, error)) error {
+	return nil
+}
+
 // loopback dials containers that are sockets of this process.
 type loopback struct{ datapath.Machine }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -28,11 +29,12 @@ const Command = "deputy"
 // socketFD is the deputy's end.
 const socketFD = 3
 
-// request asks for one of two things.
+// request asks for one of three things.
 type request struct {
-	ID     uint64            `json:"id"`               // returned with the answer
-	Holder *portolan.Binding `json:"holder,omitempty"` // who holds the port that it wants
-	Resume *machine.Record   `json:"resume,omitempty"` // start a helper for this machine
+	ID      uint64            `json:"id"`                // returned with the answer
+	Holder  *portolan.Binding `json:"holder,omitempty"`  // who holds the port that it wants
+	Resume  *machine.Record   `json:"resume,omitempty"`  // start a helper for this machine
+	Connect string            `json:"connect,omitempty"` // connect to the unix socket at this path
 }
 
 type answer struct {
@@ -40,6 +42,8 @@ type answer struct {
 	Holder string         `json:"holder,omitempty"`
 	Record machine.Record `json:"record,omitzero"`
 	Error  string         `json:"error,omitempty"`
+
+	file *os.File // the connection that was asked for
 }
 
 // maxMessage is far more than any message has.
@@ -144,6 +148,16 @@ func (d *Deputy) Resume(ctx context.Context, r machine.Record, estate *router.Es
 	return a.Record, nil
 }
 
+// Connect is hostservice.ConnectUnix for a socket that root alone may use with
+// its capabilities: that of another user.
+func (d *Deputy) Connect(ctx context.Context, path string) (*os.File, error) {
+	a, err := d.ask(ctx, request{Connect: path})
+	if err == nil && a.file == nil {
+		err = fmt.Errorf("connect to %s: the deputy sent no connection", path)
+	}
+	return a.file, err
+}
+
 // ask sends a question and waits for its answer. Answers to earlier questions,
 // for which nobody waits any more, are passed over.
 func (d *Deputy) ask(ctx context.Context, question request, files ...*os.File) (a answer, err error) {
@@ -167,14 +181,11 @@ func (d *Deputy) ask(ctx context.Context, question request, files ...*os.File) (
 			<-given // or it would end the next question
 		}
 	}()
-	buf := make([]byte, maxMessage)
 	for a.ID != question.ID {
-		n, err := d.conn.Read(buf)
-		if err != nil {
-			return a, fmt.Errorf("ask deputy: %w", err)
+		if a.file != nil {
+			_ = a.file.Close() // nobody waits for it any more
 		}
-		a = answer{}
-		if err := json.Unmarshal(buf[:n], &a); err != nil {
+		if a, err = d.receive(); err != nil {
 			return a, fmt.Errorf("ask deputy: %w", err)
 		}
 	}
@@ -182,6 +193,30 @@ func (d *Deputy) ask(ctx context.Context, question request, files ...*os.File) (
 		return a, errors.New(a.Error)
 	}
 	return a, nil
+}
+
+// receive reads one answer.
+func (d *Deputy) receive() (a answer, err error) {
+	text, rights := make([]byte, maxMessage), make([]byte, unix.CmsgSpace(4*maxFDs))
+	n, rightsLen, _, _, err := d.conn.ReadMsgUnix(text, rights)
+	if err != nil {
+		return a, err
+	}
+	if n == 0 {
+		return a, io.EOF
+	}
+	files, err := received(rights[:rightsLen])
+	if err == nil {
+		err = json.Unmarshal(text[:n], &a)
+	}
+	for i, file := range files {
+		if i == 0 && err == nil {
+			a.file = file
+			continue
+		}
+		_ = file.Close()
+	}
+	return a, err
 }
 
 func (d *Deputy) send(question request, files []*os.File) error {

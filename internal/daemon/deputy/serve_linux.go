@@ -9,10 +9,12 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/portolan-net/portolan/internal/hostservice"
 	"github.com/portolan-net/portolan/internal/machine"
 	"github.com/portolan-net/portolan/internal/portolan"
 	"github.com/portolan-net/portolan/internal/publish"
@@ -22,8 +24,9 @@ import (
 
 // duties are what is done for the daemon.
 type duties struct {
-	holder func(context.Context, portolan.Binding) string
-	resume func(context.Context, machine.Record, *router.Estate) (machine.Record, error)
+	holder  func(context.Context, portolan.Binding) string
+	resume  func(context.Context, machine.Record, *router.Estate) (machine.Record, error)
+	connect func(path string) (*os.File, error)
 }
 
 // Run is the process's whole life. It ends with the daemon.
@@ -38,8 +41,10 @@ func Run(ctx context.Context) error {
 	if err := json.NewDecoder(os.Stdin).Decode(&cfg); err != nil {
 		return fmt.Errorf("read description of the machine: %w", err)
 	}
+	guard := hostservice.HostGuard(filepath.Dir(cfg.Profile.RunDir), os.Getenv("DOCKER_HOST"))
 	return serve(ctx, conn, duties{
-		holder: publish.HolderOf,
+		holder:  publish.HolderOf,
+		connect: func(path string) (*os.File, error) { return hostservice.ConnectUnix(path, guard) },
 		resume: func(ctx context.Context, r machine.Record, estate *router.Estate) (machine.Record, error) {
 			return machine.Resume(ctx, cfg, r, estate)
 		},
@@ -60,14 +65,25 @@ func serve(ctx context.Context, conn *net.UnixConn, d duties) error {
 		if err != nil {
 			return fmt.Errorf("read question: %w", err)
 		}
-		reply, err := json.Marshal(d.answer(ctx, text[:n], rights[:rightsLen]))
-		if err != nil {
-			return fmt.Errorf("answer: %w", err)
-		}
-		if _, err := conn.Write(reply); err != nil {
+		if err := reply(conn, d.answer(ctx, text[:n], rights[:rightsLen])); err != nil {
 			return fmt.Errorf("answer: %w", err)
 		}
 	}
+}
+
+// reply sends an answer, with its descriptor if it has one.
+func reply(conn *net.UnixConn, a answer) error {
+	text, err := json.Marshal(a)
+	var rights []byte
+	if a.file != nil {
+		defer a.file.Close()
+		rights = unix.UnixRights(int(a.file.Fd()))
+	}
+	if err != nil {
+		return err
+	}
+	_, _, err = conn.WriteMsgUnix(text, rights, nil)
+	return err
 }
 
 // The longest that an answer takes: a search, and the start of a program.
@@ -94,6 +110,12 @@ func (d duties) answer(ctx context.Context, text, rights []byte) answer {
 		ctx, cancel := context.WithTimeout(ctx, holderTime)
 		defer cancel()
 		return answer{ID: q.ID, Holder: d.holder(ctx, *q.Holder)}
+	case q.Connect != "":
+		file, err := d.connect(q.Connect)
+		if err != nil {
+			return answer{ID: q.ID, Error: err.Error()}
+		}
+		return answer{ID: q.ID, file: file}
 	case len(files) != estateFiles:
 		return answer{ID: q.ID, Error: fmt.Sprintf("%d descriptors came with the question, want %d", len(files), estateFiles)}
 	}
@@ -115,8 +137,14 @@ func parseRequest(text []byte) (request, error) {
 	if err := json.Unmarshal(text, &q); err != nil {
 		return q, fmt.Errorf("parse question: %w", err)
 	}
-	if (q.Holder == nil) == (q.Resume == nil) {
-		return q, errors.New("parse question: want one of holder and resume")
+	asked := 0
+	for _, one := range []bool{q.Holder != nil, q.Resume != nil, q.Connect != ""} {
+		if one {
+			asked++
+		}
+	}
+	if asked != 1 {
+		return q, errors.New("parse question: want one of holder, resume and connect")
 	}
 	return q, nil
 }

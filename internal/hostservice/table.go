@@ -1,0 +1,207 @@
+package hostservice
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Far is what a Table asks of the machine: the agent.
+type Far interface {
+	// SetListeners opens and closes listeners in the machine.
+	SetListeners(ctx context.Context, want []Endpoint) error
+	// CheckTarget says why no forward may lead to a socket of the machine.
+	CheckTarget(ctx context.Context, to Endpoint) error
+}
+
+// Table is the daemon's list of forwards, kept in a file.
+type Table struct {
+	File  string
+	Host  *Listeners // on the host
+	Far   Far
+	Check func(to Endpoint) error // why no forward may lead there on the host
+	Write func(path string, text []byte) error
+	Log   *slog.Logger
+
+	change sync.Mutex // held while a change is made true
+	mu     sync.Mutex // guards what follows
+	list   []Forward
+	failed map[Endpoint]error // listeners of the host that do not stand
+}
+
+// ErrUnknown is what Remove's error wraps when there is no such forward.
+var ErrUnknown = errors.New("no such forward; portolan forward ls lists them")
+
+// maxForwards keeps the list from using up the descriptors.
+const maxForwards = 100
+
+// Load reads the file; one that is not there is an empty list.
+func (t *Table) Load() error {
+	text, err := os.ReadFile(t.File)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	var list []Forward
+	if err == nil {
+		err = json.Unmarshal(text, &list)
+	}
+	if err != nil {
+		return fmt.Errorf("read forwards from %s: %w; none is in force until one is added, which replaces the file", t.File, err)
+	}
+	t.set(list)
+	return nil
+}
+
+func (t *Table) set(list []Forward) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.list = list
+}
+
+// List returns the forwards in the order in which they were added, and what is
+// wrong with each, nil for nothing.
+func (t *Table) List() ([]Forward, []error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	errs := make([]error, len(t.list))
+	for i, f := range t.list {
+		if f.From == Host {
+			errs[i] = t.failed[f.Listen]
+		}
+	}
+	return slices.Clone(t.list), errs
+}
+
+// Listens returns the listeners of one side.
+func (t *Table) Listens(side Side) []Endpoint {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	found := []Endpoint{}
+	for _, f := range t.list {
+		if f.From == side {
+			found = append(found, f.Listen)
+		}
+	}
+	return found
+}
+
+// Find returns the forward with that listener.
+func (t *Table) Find(side Side, listen Endpoint) (Forward, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	i := slices.IndexFunc(t.list, func(f Forward) bool { return f.From == side && f.Listen == listen })
+	if i < 0 {
+		return Forward{}, false
+	}
+	return t.list[i], true
+}
+
+// retryPause is how often a listener of the host that does not stand is tried again.
+const retryPause = 5 * time.Second
+
+// Run keeps the host's listeners until ctx ends. One that can't be had now, since
+// another program has the port, is tried again.
+func (t *Table) Run(ctx context.Context) error {
+	defer t.Host.Close()
+	for said := false; ; said = true {
+		t.change.Lock()
+		failed := t.reconcileHost(ctx)
+		t.change.Unlock()
+		for e, err := range failed {
+			if !said {
+				t.Log.Warn("forward does not listen; it is tried again", "listener", e, "err", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(retryPause):
+		}
+	}
+}
+
+// reconcileHost is called with change held.
+func (t *Table) reconcileHost(ctx context.Context) map[Endpoint]error {
+	failed := t.Host.Set(ctx, t.Listens(Host))
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.failed = failed
+	return failed
+}
+
+// Add puts f, which Place has checked, in force and into the file. On an error
+// nothing has changed. life is how long its connections last at most.
+func (t *Table) Add(ctx, life context.Context, f Forward) error {
+	t.change.Lock()
+	defer t.change.Unlock()
+	if _, there := t.Find(f.From, f.Listen); there {
+		return fmt.Errorf("forward %s from the %s is there already; portolan forward rm ends it", f.Listen, f.From)
+	}
+	check := func() error { return t.Check(f.To) }
+	if f.From == Host {
+		check = func() error { return t.Far.CheckTarget(ctx, f.To) }
+	}
+	if err := check(); err != nil {
+		return err
+	}
+	before, _ := t.List()
+	if len(before) >= maxForwards {
+		return fmt.Errorf("add forward: there are %d already, which is the most", len(before))
+	}
+	t.set(append(slices.Clone(before), f))
+	err := t.apply(ctx, life, f)
+	if err == nil {
+		err = t.save()
+	}
+	if err != nil {
+		t.set(before)
+		if undo := t.apply(ctx, life, f); undo != nil {
+			t.Log.Warn("take back forward", "listener", f.Listen, "err", undo)
+		}
+	}
+	return err
+}
+
+// Remove ends the forward with that listener, and its connections.
+func (t *Table) Remove(ctx, life context.Context, from Side, listen Endpoint) error {
+	t.change.Lock()
+	defer t.change.Unlock()
+	f, there := t.Find(from, listen)
+	if !there {
+		return fmt.Errorf("remove %s from the %s: %w", listen, from, ErrUnknown)
+	}
+	before, _ := t.List()
+	t.set(slices.DeleteFunc(slices.Clone(before), func(other Forward) bool { return other == f }))
+	if err := t.save(); err != nil {
+		t.set(before)
+		return err
+	}
+	return t.apply(ctx, life, f)
+}
+
+// apply makes the list true on the side of f, and tells what is wrong with f.
+func (t *Table) apply(ctx, life context.Context, f Forward) error {
+	if f.From == Machine {
+		return t.Far.SetListeners(ctx, t.Listens(Machine))
+	}
+	return t.reconcileHost(life)[f.Listen]
+}
+
+func (t *Table) save() error {
+	list, _ := t.List()
+	text, err := json.MarshalIndent(list, "", "  ")
+	if err != nil {
+		return fmt.Errorf("keep forwards: %w", err)
+	}
+	if err := t.Write(t.File, text); err != nil {
+		return fmt.Errorf("keep forwards: %w", err)
+	}
+	return nil
+}

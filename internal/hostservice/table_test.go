@@ -1,0 +1,154 @@
+package hostservice
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/portolan-net/portolan/internal/datapath"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// machine is a Far that remembers.
+type machine struct {
+	listeners []Endpoint
+	refuse    error
+}
+
+func (m *machine) SetListeners(_ context.Context, want []Endpoint) error {
+	if m.refuse != nil {
+		return m.refuse
+	}
+	m.listeners = want
+	return nil
+}
+
+func (m *machine) CheckTarget(_ context.Context, to Endpoint) error {
+	if to.Address == "/run/docker.sock" {
+		return ErrForbidden
+	}
+	return nil
+}
+
+// newTable has listeners on the host that echo.
+func newTable(t *testing.T, dir string, far Far) *Table {
+	t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	table := &Table{
+		File: filepath.Join(dir, "forwards.json"), Far: far, Log: log,
+		Check: func(to Endpoint) error {
+			if to.Address == "/run/docker.sock" {
+				return ErrForbidden
+			}
+			return nil
+		},
+		Write: func(path string, text []byte) error { return os.WriteFile(path, text, 0o600) },
+		Host: &Listeners{
+			Log: log,
+			Open: func(e Endpoint) (net.Listener, error) {
+				return new(net.ListenConfig).Listen(t.Context(), e.Network, e.Address)
+			},
+			Gone: func(Endpoint) {},
+			Serve: func(ctx context.Context, _ Endpoint, conn datapath.Conn) {
+				stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+				defer stop()
+				_, _ = io.Copy(conn, conn)
+				_ = conn.Close()
+			},
+		},
+	}
+	if err := table.Load(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(table.Host.Close)
+	return table
+}
+
+func TestTable(t *testing.T) {
+	dir, far := t.TempDir(), &machine{}
+	table := newTable(t, dir, far)
+	ctx := t.Context()
+	db := Forward{Machine, Endpoint{"unix", MachineDir + "/db"}, Endpoint{"unix", "/srv/db"}}
+	local := Forward{Host, Endpoint{"unix", filepath.Join(dir, "l")}, Endpoint{"unix", "/x"}}
+	for _, f := range []Forward{db, local} {
+		if err := table.Add(ctx, ctx, f); err != nil {
+			t.Fatal(err)
+		}
+		if err := table.Add(ctx, ctx, f); err == nil || !strings.Contains(err.Error(), "already") {
+			t.Errorf("added twice: %v", err)
+		}
+	}
+	for _, f := range []Forward{
+		{Machine, Endpoint{"unix", MachineDir + "/e"}, Endpoint{"unix", "/run/docker.sock"}},
+		{Host, Endpoint{"unix", filepath.Join(dir, "e")}, Endpoint{"unix", "/run/docker.sock"}},
+	} {
+		if err := table.Add(ctx, ctx, f); !errors.Is(err, ErrForbidden) {
+			t.Errorf("%v: %v", f, err)
+		}
+	}
+	if !slices.Equal(far.listeners, []Endpoint{db.Listen}) {
+		t.Errorf("the machine listens on %v", far.listeners)
+	}
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", local.Listen.Address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte("a")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Read(make([]byte, 1)); err != nil {
+		t.Errorf("a connection of the host's: %v", err)
+	}
+
+	again := newTable(t, dir, far)
+	if list, _ := again.List(); !slices.Equal(list, []Forward{db, local}) {
+		t.Errorf("kept: %v", list)
+	}
+	if err := table.Remove(ctx, ctx, Host, local.Listen); err != nil {
+		t.Error(err)
+	}
+	if _, err := conn.Read(make([]byte, 1)); err == nil {
+		t.Error("a connection goes on after its forward was removed")
+	}
+	if err := table.Remove(ctx, ctx, Host, local.Listen); !errors.Is(err, ErrUnknown) {
+		t.Errorf("removed twice: %v", err)
+	}
+}
+
+// What can't be put in force is not kept.
+func TestTableTakesBack(t *testing.T) {
+	dir, far := t.TempDir(), &machine{refuse: errors.New("no agent")}
+	table := newTable(t, dir, far)
+	bad := []Forward{
+		{Machine, Endpoint{"unix", MachineDir + "/db"}, Endpoint{"unix", "/srv/db"}},
+		{Host, Endpoint{"unix", filepath.Join(dir, "none", "l")}, Endpoint{"unix", "/x"}},
+	}
+	for _, f := range bad {
+		if err := table.Add(t.Context(), t.Context(), f); err == nil {
+			t.Errorf("%v is added", f)
+		}
+	}
+	if list, _ := table.List(); len(list) > 0 {
+		t.Errorf("listed: %v", list)
+	}
+	if _, err := os.Stat(table.File); err == nil {
+		t.Error("kept in the file")
+	}
+	if err := os.WriteFile(table.File, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := table.Load(); err == nil || !strings.Contains(err.Error(), table.File) {
+		t.Errorf("a damaged file: %v", err)
+	}
+}
