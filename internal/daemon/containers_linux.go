@@ -120,6 +120,15 @@ func (c *containers) labels(ctx context.Context, addr netip.Addr) (map[string]st
 	return one.Labels, nil
 }
 
+// nameOf is publish.Config.Name.
+func (c *containers) nameOf(ctx context.Context, addr netip.Addr) string {
+	found, err := c.byAddr(ctx)
+	if one, ok := found[addr]; ok && err == nil {
+		return one.name()
+	}
+	return ""
+}
+
 // events calls use for each event of a container until ctx ends or the engine
 // does, and once when the engine has begun to tell.
 func (c *containers) events(ctx context.Context, use func()) error {

@@ -50,7 +50,7 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 	link.Table = publish.New(publish.Config{
 		Link: d.spec.Link, Machine: path, Log: d.Log.With("part", "publish"),
 		Networks: link.networks, Holder: d.deputy.Holder, ListenOn: d.listenOn,
-		Relay: relay.TCP, Labels: containers.labels,
+		Relay: relay.TCP, Labels: containers.labels, Name: containers.nameOf,
 	})
 	link.busy = newBusyPorts(d, link.Table)
 	added := newAddedPorts(link.Table, containers, d.Log.With("part", "ports"))

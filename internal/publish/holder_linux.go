@@ -19,14 +19,16 @@ import (
 // error text; "" when none is found. It reads
 // /proc/net (proc_net_tcp in the kernel's documentation) for the socket's inode
 // and the descriptors of all processes for that inode. Other users' descriptors
-// can't be read without privilege; their sockets name the user at least.
-func HolderOf(ctx context.Context, b portolan.Binding) string {
+// can't be read without privilege; their sockets name the user at least. Where
+// somebody knows more of a process than its name, known returns that, else ""; nil
+// knows nothing.
+func HolderOf(ctx context.Context, b portolan.Binding, known func(ctx context.Context, pid int) string) string {
 	holders, users := clashing(b)
 	if len(holders) > 0 {
-		return ": held by " + owner(ctx, holders)
+		return ": held by " + owner(ctx, holders, known)
 	}
 	if len(users) > 0 { // the kernel gave a client this port as its own
-		return ": in use by a connection of " + owner(ctx, users)
+		return ": in use by a connection of " + owner(ctx, users, nil)
 	}
 	return ""
 }
@@ -62,7 +64,7 @@ func clashing(b portolan.Binding) (holders, users socketUsers) {
 }
 
 // owner names the first process that has one of the sockets, or else its user.
-func owner(ctx context.Context, sockets socketUsers) string {
+func owner(ctx context.Context, sockets socketUsers, known func(ctx context.Context, pid int) string) string {
 	dirs, _ := filepath.Glob("/proc/[0-9]*/fd")
 	for _, dir := range dirs {
 		if ctx.Err() != nil {
@@ -70,8 +72,14 @@ func owner(ctx context.Context, sockets socketUsers) string {
 		}
 		if holdsOne(dir, sockets) {
 			process := filepath.Dir(dir)
-			name, _ := os.ReadFile(filepath.Join(process, "comm"))
-			return fmt.Sprintf("%s (pid %s)", strings.TrimSpace(string(name)), filepath.Base(process))
+			text, _ := os.ReadFile(filepath.Join(process, "comm"))
+			name := fmt.Sprintf("%s (pid %s)", strings.TrimSpace(string(text)), filepath.Base(process))
+			if pid, err := strconv.Atoi(filepath.Base(process)); err == nil && known != nil {
+				if more := known(ctx, pid); more != "" {
+					return more + ": " + name
+				}
+			}
+			return name
 		}
 	}
 	for _, uid := range sockets {

@@ -9,4 +9,4 @@ import (
 )
 
 // HolderOf can't tell here.
-func HolderOf(context.Context, portolan.Binding) string { return "" }
+func HolderOf(context.Context, portolan.Binding, func(context.Context, int) string) string { return "" }

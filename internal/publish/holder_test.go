@@ -35,7 +35,7 @@ func withoutReuse(fd uintptr) {
 
 // Without the right to look into other users' processes the user is named.
 func TestHolderOfAnotherUser(t *testing.T) {
-	if got, want := owner(t.Context(), socketUsers{"socket:[1]": "33"}), "a process of user 33"; got != want {
+	if got, want := owner(t.Context(), socketUsers{"socket:[1]": "33"}, nil), "a process of user 33"; got != want {
 		t.Errorf("owner = %q, want %q", got, want)
 	}
 }

@@ -58,6 +58,9 @@ type Config struct {
 	// ListenOn replaces the address that a binding asks for; asked when a listener
 	// is made. nil keeps it.
 	ListenOn func(netip.Addr) netip.Addr
+	// Name returns the name of the container that has an address, "" when that is
+	// not known. nil knows none.
+	Name func(ctx context.Context, container netip.Addr) string
 	// HostAddrs returns the host's own addresses; nil asks the system.
 	HostAddrs func() []netip.Addr
 	// Holder replaces HolderOf, for a process that may not look into others.
@@ -110,7 +113,7 @@ func New(cfg Config) *Table {
 		cfg.Networks = func() []netip.Prefix { return nil }
 	}
 	if cfg.Holder == nil {
-		cfg.Holder = HolderOf
+		cfg.Holder = func(ctx context.Context, b portolan.Binding) string { return HolderOf(ctx, b, nil) }
 	}
 	if cfg.HostAddrs == nil {
 		cfg.HostAddrs = (&hostAddrs{}).get

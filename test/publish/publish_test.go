@@ -49,6 +49,7 @@ func TestPublishing(t *testing.T) {
 	}{
 		{"ports are listed", checkList},
 		{"ports of a running container", checkAdd},
+		{"a port of another profile", checkOtherProfile},
 		{"the PROXY protocol", checkProxy},
 		{"an address that comes back", checkAddress},
 		{"what can not be published", checkRefused},
@@ -134,7 +135,7 @@ func checkAdd(t *testing.T, s *stage.Stage) {
 		want []string
 	}{
 		{"add nobody 8080:80", 1, []string{"no such container: nobody"}},
-		{"add other 8085:80", 1, []string{"0.0.0.0:8085/tcp", "address already in use", "container"}},
+		{"add other 8085:80", 1, []string{"0.0.0.0:8085/tcp", "address already in use: published already by container web (172.17."}},
 		{"add other 192.0.2.99:8080:80", 1, []string{"no address of the host"}},
 		{"add other 8080", 2, []string{"HOSTPORT:CONTAINERPORT"}},
 		{"add other 8080:80/sctp", 2, []string{"only tcp and udp"}},
@@ -183,6 +184,30 @@ func checkAdd(t *testing.T, s *stage.Stage) {
 	stage.Eventually(t, limit, "the port goes with the container", func() bool { return len(ports(t, s)) == 2 })
 	refused(t, s, "127.0.0.1:8080")
 	answers("web", "127.0.0.1:8085")
+}
+
+// checkOtherProfile has two machines want the same port: who comes second is told
+// which container of which profile holds it.
+func checkOtherProfile(t *testing.T, s *stage.Stage) {
+	s.Serve(t, "web", []string{"-p", "8080:80", "-p", "127.0.0.1:8081:80/udp"}, "web", "-name", "web")
+	s.Portolan(t, "--profile", "two", "up")
+	t.Cleanup(func() { s.Portolan(t, "--profile", "two", "down", "--purge") })
+	two := func(args ...string) (string, int) {
+		return s.TryDocker(t, append([]string{"-H", "unix://" + filepath.Join(s.RunDir, "two", "docker.sock")}, args...)...)
+	}
+	if out, code := two("load", "-q", "-i", filepath.Join(s.Lab.Dir, "toolbox.tar")); code != 0 {
+		t.Fatal(out)
+	}
+	for flag, want := range map[string]string{
+		"192.0.2.10:8080:80":   "listen on 192.0.2.10:8080/tcp: address already in use: held by container web (172.17.0.2:80) of profile default: portolan (pid ",
+		"0.0.0.0:8081:7/udp":   "listen on 0.0.0.0:8081/udp: address already in use: held by container web (172.17.0.2:80) of profile default: portolan (pid ",
+		"127.0.0.1:8081:7/tcp": "",
+	} {
+		out, code := two("run", "--rm", "-p", flag, testimage.Name, "true")
+		if (code == 0) != (want == "") || !strings.Contains(out, want) {
+			t.Errorf("docker run -p %s in the second profile: exit code %d: %s; want %q", flag, code, out, want)
+		}
+	}
 }
 
 func refused(t *testing.T, s *stage.Stage, addr string) {

@@ -43,7 +43,9 @@ func Run(ctx context.Context) error {
 	}
 	guard := hostservice.HostGuard(filepath.Dir(cfg.Profile.RunDir), os.Getenv("DOCKER_HOST"))
 	return serve(ctx, conn, duties{
-		holder:  publish.HolderOf,
+		holder: func(ctx context.Context, b portolan.Binding) string {
+			return publish.HolderOf(ctx, b, neighbours(cfg.Profile, b))
+		},
 		connect: func(path string) (*os.File, error) { return hostservice.ConnectUnix(path, guard) },
 		resume: func(ctx context.Context, r machine.Record, estate *router.Estate) (machine.Record, error) {
 			return machine.Resume(ctx, cfg, r, estate)
