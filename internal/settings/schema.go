@@ -59,6 +59,7 @@ const (
 	KeyEngine     = "linuxVM.dockerDaemonOptions"
 	KeyLoopback   = "portolan.hostLoopback"
 	KeyHostNames  = "portolan.hostNames"
+	KeyConnect    = "portolan.connect"
 	KeyVariables  = "portolan.proxyVariables"
 	KeyCertInside = "portolan.containerCertificates"
 	KeyConnect    = "portolan.connect"
