@@ -50,6 +50,10 @@ type Result struct {
 	Truncated bool        `json:"truncated,omitempty"` // DNS: the UDP answer was cut and came again over TCP
 	Ifaces    []Interface `json:"interfaces,omitempty"`
 
+	Count int64   `json:"count,omitempty"`  // connections, packets
+	P50   float64 `json:"p50_ms,omitempty"` // connect-times: of a connect
+	P99   float64 `json:"p99_ms,omitempty"`
+
 	Ends map[Outcome]int `json:"ends,omitempty"` // hold: how many connections ended in which way
 }
 
