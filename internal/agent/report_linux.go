@@ -7,10 +7,11 @@ import (
 
 	"github.com/portolan-net/portolan/internal/agentlink"
 	"github.com/portolan-net/portolan/internal/api"
+	"github.com/portolan-net/portolan/internal/portolan"
 )
 
-// report tells the daemon the latest of two things: the engine's state and the
-// machine's networks. A daemon that comes later is told all; while none is
+// report tells the daemon the latest of three things: the engine's state, the
+// machine's networks, and what waits on its own network. A daemon that comes later is told all; while none is
 // there nothing is kept but the latest.
 type report struct {
 	daemon *agentlink.Client
@@ -18,6 +19,7 @@ type report struct {
 	mu       sync.Mutex // guards what follows
 	engine   api.Engine
 	networks []netip.Prefix
+	host     *portolan.HostNetwork
 	changed  chan struct{} // closed and replaced at each change
 }
 
@@ -29,6 +31,8 @@ func (r *report) setEngine(e api.Engine) { r.set(func() { r.engine = e }) }
 
 func (r *report) setNetworks(networks []netip.Prefix) { r.set(func() { r.networks = networks }) }
 
+func (r *report) setHostNetwork(n portolan.HostNetwork) { r.set(func() { r.host = &n }) }
+
 func (r *report) set(change func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -37,10 +41,10 @@ func (r *report) set(change func()) {
 	r.changed = make(chan struct{})
 }
 
-func (r *report) latest() (api.Engine, []netip.Prefix, <-chan struct{}) {
+func (r *report) latest() (api.Engine, []netip.Prefix, *portolan.HostNetwork, <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.engine, r.networks, r.changed
+	return r.engine, r.networks, r.host, r.changed
 }
 
 // push tells one daemon everything, and again after each change, until ctx
@@ -48,11 +52,14 @@ func (r *report) latest() (api.Engine, []netip.Prefix, <-chan struct{}) {
 // daemon is going: the next one is told anew.
 func (r *report) push(ctx context.Context) {
 	for {
-		engine, networks, changed := r.latest()
+		engine, networks, host, changed := r.latest()
 		if networks != nil {
 			_ = r.daemon.SetNetworks(ctx, networks)
 		}
 		_ = r.daemon.SetEngine(ctx, engine)
+		if host != nil {
+			_ = r.daemon.SetHostNetwork(ctx, *host)
+		}
 		select {
 		case <-ctx.Done():
 			return

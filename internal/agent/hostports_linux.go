@@ -1,0 +1,36 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+
+	"github.com/portolan-net/portolan/internal/hostnet"
+	"github.com/portolan-net/portolan/internal/portolan"
+)
+
+// SetHostPorts tells the agent behind sharedDir which ports of the host's
+// loopback containers on the machine's own network shall reach on theirs.
+func SetHostPorts(ctx context.Context, sharedDir string, ports []portolan.Listener) error {
+	text, err := json.Marshal(ports)
+	if err != nil {
+		return fmt.Errorf("tell the host's services: %w", err)
+	}
+	return post(ctx, sharedDir, "/v1/host-ports", "tell the host's services", bytes.NewReader(text))
+}
+
+// takeHostPorts answers SetHostPorts.
+func takeHostPorts(w *hostnet.Watch) func(*http.ServeMux) {
+	return func(mux *http.ServeMux) {
+		mux.HandleFunc("POST /v1/host-ports", func(answer http.ResponseWriter, r *http.Request) {
+			var ports []portolan.Listener
+			if err := json.NewDecoder(http.MaxBytesReader(answer, r.Body, maxConfig)).Decode(&ports); err != nil {
+				http.Error(answer, err.Error(), http.StatusBadRequest)
+				return
+			}
+			w.SetHostPorts(ports)
+		})
+	}
+}
