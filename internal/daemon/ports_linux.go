@@ -279,5 +279,8 @@ func (d *daemon) listPorts(ctx context.Context) []api.Port {
 			ports[i].Name = c.name()
 		}
 	}
+	if h := d.hostNet.Load(); h != nil {
+		ports = append(ports, added.containers.nameByID(ctx, h.list())...)
+	}
 	return ports
 }
