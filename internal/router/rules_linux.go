@@ -22,6 +22,7 @@ import (
 //	 iifname e0 ether saddr != MACHINE ip saddr 192.168.65.3 drop
 //	 iifname slow0 tcp flags & (syn|ack) == syn tproxy to :15001 meta mark set 1 accept       (1)
 //	 iifname e0 tcp flags & (syn|ack) == syn update @syn4 { ip saddr limit rate over 10000/second burst 10000 packets } drop
+//	 iifname e0 tcp flags & (syn|ack) == syn update @synnet4 { ip saddr & 255.255.0.0 limit rate over 20000/second burst 20000 packets } drop
 //	 iifname e0 tcp flags & (syn|ack) == syn meta mark set 2 accept                           (2)
 //	 meta l4proto tcp socket transparent 1 meta mark set 1 accept                             (3)
 //	 iifname e0 icmp type { destination-unreachable, time-exceeded, parameter-problem } meta mark set 1 accept
@@ -53,8 +54,10 @@ const proxyPort = 15001
 
 // A source may open 10,000 connections a second. More is a flood: it would
 // cost every other container the daemon's attention.
+// A network, whose containers may forge each other's addresses, gets twice that.
 const (
 	synRate    = 10000
+	netRate    = 2 * synRate
 	synSources = 65535            // sources that are counted at a time
 	synForget  = 60 * time.Second // of silence, then a source is not counted
 )
@@ -69,6 +72,8 @@ type family struct {
 	icmp     byte   // protocol number
 	errors   []byte // ICMP types that concern the router's own sockets
 	set      string
+	network  int // bits that stand for a container network in netSet
+	netSet   string
 	keyType  nftables.SetDatatype
 }
 
@@ -79,13 +84,13 @@ func families(link portolan.Link) []family {
 			onLink: []netip.Prefix{link.V4}, machine: machine.V4,
 			nfproto: unix.NFPROTO_IPV4, loopback: loopback4, icmp: protoICMP, errors: []byte{3, 11, 12},
 			saddr: &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 4},
-			set:   "syn4", keyType: nftables.TypeIPAddr,
+			set:   "syn4", keyType: nftables.TypeIPAddr, network: 16, netSet: "synnet4",
 		},
 		{
 			onLink: []netip.Prefix{link.V6, linkLocal6, unspecified6}, machine: machine.V6,
 			nfproto: unix.NFPROTO_IPV6, loopback: loopback6, icmp: protoICMPv6, errors: []byte{1, 2, 3, 4},
 			saddr: &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 8, Len: 16},
-			set:   "syn6", keyType: nftables.TypeIP6Addr,
+			set:   "syn6", keyType: nftables.TypeIP6Addr, network: 64, netSet: "synnet6",
 		},
 	}
 }
@@ -134,14 +139,20 @@ func addPrerouting(c *nftables.Conn, table *nftables.Table, both []family) error
 		add(iif(slowName), syn(), nfproto(f), tproxy(f), mark(markLocal), accept())
 	}
 	for _, f := range both {
-		set := &nftables.Set{
-			Table: table, Name: f.set, KeyType: f.keyType, Dynamic: true,
-			HasTimeout: true, Timeout: synForget, Size: synSources,
+		for _, bound := range []struct {
+			set  string
+			bits int
+			rate uint64
+		}{{f.set, f.machine.BitLen(), synRate}, {f.netSet, f.network, netRate}} {
+			set := &nftables.Set{
+				Table: table, Name: bound.set, KeyType: f.keyType, Dynamic: true,
+				HasTimeout: true, Timeout: synForget, Size: synSources,
+			}
+			if err := c.AddSet(set, nil); err != nil {
+				return fmt.Errorf("add set %s: %w", bound.set, err)
+			}
+			add(iif(linkName), syn(), nfproto(f), sourceNetwork(f, bound.bits), overRate(set, bound.rate), drop())
 		}
-		if err := c.AddSet(set, nil); err != nil {
-			return fmt.Errorf("add set %s: %w", f.set, err)
-		}
-		add(iif(linkName), syn(), nfproto(f), overRate(f, set), drop())
 	}
 	add(iif(linkName), syn(), mark(markSlow), accept())
 	add(l4proto(expr.CmpOpEq, unix.IPPROTO_TCP), transparent(), mark(markLocal), accept())
@@ -212,13 +223,18 @@ func foreignMAC() []expr.Any {
 func sourceOutside(f family, networks []netip.Prefix) []expr.Any {
 	var exprs []expr.Any
 	for _, network := range networks {
-		addr := network.Addr()
-		exprs = append(exprs, f.saddr, &expr.Bitwise{
-			SourceRegister: 1, DestRegister: 1, Len: uint32(addr.BitLen() / 8),
-			Mask: net.CIDRMask(network.Bits(), addr.BitLen()), Xor: make([]byte, addr.BitLen()/8),
-		}, is(expr.CmpOpNeq, network.Masked().Addr().AsSlice()...))
+		exprs = append(exprs, sourceNetwork(f, network.Bits())...)
+		exprs = append(exprs, is(expr.CmpOpNeq, network.Masked().Addr().AsSlice()...))
 	}
 	return exprs
+}
+
+// sourceNetwork loads the first bits of the source address.
+func sourceNetwork(f family, bits int) []expr.Any {
+	size := f.machine.BitLen() / 8
+	return []expr.Any{f.saddr, &expr.Bitwise{
+		SourceRegister: 1, DestRegister: 1, Len: uint32(size), Mask: net.CIDRMask(bits, 8*size), Xor: make([]byte, size),
+	}}
 }
 
 func syn() []expr.Any {
@@ -247,9 +263,10 @@ func daddrTypeNot(types ...uint32) []expr.Any {
 	return out
 }
 
-func overRate(f family, set *nftables.Set) []expr.Any {
-	limit := &expr.Limit{Type: expr.LimitTypePkts, Rate: synRate, Burst: synRate, Unit: expr.LimitTimeSecond, Over: true}
-	return []expr.Any{f.saddr, &expr.Dynset{
+// overRate matches what comes too often for the key that is loaded.
+func overRate(set *nftables.Set, rate uint64) []expr.Any {
+	limit := &expr.Limit{Type: expr.LimitTypePkts, Rate: rate, Burst: uint32(rate), Unit: expr.LimitTimeSecond, Over: true}
+	return []expr.Any{&expr.Dynset{
 		SrcRegKey: 1, SetName: set.Name, SetID: set.ID,
 		Operation: unix.NFT_DYNSET_OP_UPDATE, Exprs: []expr.Any{limit},
 	}}

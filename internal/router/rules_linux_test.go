@@ -25,7 +25,7 @@ func TestFloodIsLimited(t *testing.T) {
 		before := l.slowPackets(t)
 		began := time.Now()
 		const flood = 4 * synRate
-		l.flood(t, attacker, server, flood)
+		l.flood(t, []netip.Addr{attacker}, server, flood)
 		took := time.Since(began)
 		got := l.slowPackets(t) - before
 		allowed := synRate + uint64(took.Seconds()*synRate)
@@ -44,6 +44,28 @@ func TestFloodIsLimited(t *testing.T) {
 	})
 }
 
+// TestForgedFloodIsLimited: the same from all addresses of a network.
+func TestForgedFloodIsLimited(t *testing.T) {
+	l := newLab(t)
+	l.attach(t, &fakeHandler{open: openEcho})
+	both(t, func(t *testing.T, server, container netip.Addr) {
+		var sources []netip.Addr
+		for addr := container.Next(); len(sources) < 100; addr = addr.Next() {
+			sources = append(sources, addr)
+		}
+		before, began := l.slowPackets(t), time.Now()
+		const flood = 4 * netRate
+		l.flood(t, sources, server, flood)
+		allowed := netRate + uint64(time.Since(began).Seconds()*netRate)
+		if allowed > flood*3/4 {
+			t.Fatalf("sending took %v: too slow to be a flood", time.Since(began))
+		}
+		if got := l.slowPackets(t) - before; got > allowed+allowed/10 || got < netRate/2 {
+			t.Errorf("%d of %d SYNs reach %s, want at most about %d", got, flood, slowName, allowed)
+		}
+	})
+}
+
 // slowPackets counts what the router's kernel put into slow0 or dropped there.
 func (l *lab) slowPackets(t *testing.T) (n uint64) {
 	t.Helper()
@@ -58,8 +80,8 @@ func (l *lab) slowPackets(t *testing.T) (n uint64) {
 	return n
 }
 
-// flood sends SYNs with the machine's hardware address and any source.
-func (l *lab) flood(t *testing.T, src, dst netip.Addr, count int) {
+// flood sends SYNs with the machine's hardware address and any sources in turn.
+func (l *lab) flood(t *testing.T, sources []netip.Addr, dst netip.Addr, count int) {
 	t.Helper()
 	l.machine.do(t, func() error {
 		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
@@ -73,13 +95,14 @@ func (l *lab) flood(t *testing.T, src, dst netip.Addr, count int) {
 		}
 		to := &unix.SockaddrLinklayer{Ifindex: dev.Index}
 		typ := []byte{unix.ETH_P_IP >> 8, unix.ETH_P_IP & 0xff}
-		if src.Is6() {
+		if dst.Is6() {
 			typ = []byte{unix.ETH_P_IPV6 >> 8, unix.ETH_P_IPV6 & 0xff}
 		}
 		header := append(append(routerMAC(), machineMAC()...), typ...)
 		segment := make([]byte, 20)
 		segment[12], segment[13], segment[3] = 5<<4, flagSYN, 81
 		for i := range count {
+			src := sources[i%len(sources)]
 			segment[0], segment[1] = byte(i>>8), byte(i)
 			putChecksum(segment, 16, src, dst, protoTCP)
 			frame := append(slices.Clip(header), buildIP(src, dst, protoTCP, segment)...)
