@@ -12,12 +12,12 @@ import (
 // place here and a line in docs/architecture.md.
 func layers() [][]string {
 	return [][]string{
-		{"internal/portolan", "internal/system", "internal/image", "internal/confine", "internal/mmsg", "internal/scarce"},
+		{"internal/portolan", "internal/system", "internal/proxy/entry", "internal/image", "internal/confine", "internal/mmsg", "internal/scarce"},
 		{"internal/datapath", "internal/profile", "internal/api", "internal/settings", "internal/lab", "internal/testimage"},
 		{"internal/relay", "internal/dns", "internal/router", "internal/spec", "internal/agentlink", "internal/publish/forward", "internal/client", "internal/dockercontext", "internal/proxy"},
 		{"internal/egress", "internal/proxy/server", "internal/proxy/socks", "internal/publish", "internal/shim", "internal/engine", "internal/hostservice", "internal/hostnet"},
 		{"internal/machine", "internal/guest", "internal/doctor"},
-		{"internal/agent"},
+		{"internal/agent", "internal/connect"},
 		{"internal/daemon", "internal/cli", "internal/stage"},
 		{"cmd/portolan", "cmd/portolan-agent", "cmd/portolan-demo"},
 	}
@@ -33,19 +33,19 @@ type restriction struct {
 // restrictions hold for everything but tests.
 func restrictions() []restriction {
 	kernel := []string{"internal/router", "internal/machine", "internal/guest", "internal/engine", "internal/hostnet", "internal/doctor", "internal/lab"}
-	// The daemon reads the host's routes, and asks for no more.
-	readers := append([]string{"internal/daemon"}, kernel...)
+	// The daemon reads the host's routes, and asks for no more; the connector adds some, for whom asks root to.
+	readers := append([]string{"internal/daemon", "internal/connect"}, kernel...)
 	// What only tests and benchmarks import.
 	tests := []string{"internal/lab", "internal/testimage", "internal/stage"}
 	return []restriction{
 		{
 			module + "/internal/api",
-			[]string{"internal/agentlink", "internal/client", "internal/publish", "internal/shim", "internal/engine", "internal/agent", "internal/doctor", "internal/cli", "internal/daemon", "internal/stage"},
+			[]string{"internal/agentlink", "internal/client", "internal/publish", "internal/shim", "internal/engine", "internal/agent", "internal/connect", "internal/doctor", "internal/cli", "internal/daemon", "internal/stage"},
 			"what carries packets does not know that an API exists",
 		},
 		{
 			module + "/internal/router",
-			[]string{"internal/machine", "internal/daemon", "cmd/portolan"},
+			[]string{"internal/machine", "internal/connect", "internal/daemon", "cmd/portolan"},
 			"everybody else speaks to internal/datapath, so that a second datapath fits",
 		},
 		{module + "/internal/settings", []string{"internal/cli", "internal/daemon"}, "the daemon hands each part what it needs to know"},

@@ -18,11 +18,11 @@ type Config struct {
 	HTTP, HTTPS string
 	// HTTPSource and HTTPSSource say where these come from, for Decision.Source.
 	HTTPSource, HTTPSSource string
-	// Password is used where a URL names a user and no password.
-	Password string
+	// User and Password are used where a URL names none, and for the proxies that
+	// Script names. User "" for none.
+	User, Password string
 
-	Exclude       []string // see entry.ParseExclusions
-	ExcludeSource string
+	Exclude []Exclude
 
 	// Script goes before HTTP and HTTPS, which then give the credentials of the
 	// proxies that it names. nil for none.
@@ -30,6 +30,13 @@ type Config struct {
 	// Closed: what is not excluded is blocked.
 	Closed       bool
 	ClosedSource string
+}
+
+// Exclude is a list of destinations that are reached without a proxy, with where
+// it comes from. See entry.ParseExclusions.
+type Exclude struct {
+	Source  string
+	Entries []string
 }
 
 // upstream is one proxy, compiled.
@@ -42,15 +49,24 @@ type upstream struct {
 // Compile checks a Config and makes a Policy of it. Its errors name the part
 // that is wrong, and hold no password.
 func Compile(c Config) (*Policy, error) {
-	p := &Policy{script: c.Script, closed: c.Closed, closedSource: c.ClosedSource, excludeSource: c.ExcludeSource}
-	var err error
-	if p.exclude, err = entry.ParseExclusions(c.Exclude); err != nil {
-		return nil, fmt.Errorf("%s: %w", cmp.Or(c.ExcludeSource, "exclude"), err)
+	p := &Policy{script: c.Script, closed: c.Closed, closedSource: c.ClosedSource}
+	for _, list := range c.Exclude {
+		entries, err := entry.ParseExclusions(list.Entries)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", list.Source, err)
+		}
+		for _, e := range entries {
+			p.exclude = append(p.exclude, exclusion{e, list.Source})
+		}
 	}
-	if p.http, err = compileUpstream(c.HTTP, c.Password, cmp.Or(c.HTTPSource, "http")); err != nil {
+	if c.User != "" {
+		p.login = &login{user: c.User, password: c.Password}
+	}
+	var err error
+	if p.http, err = compileUpstream(c, c.HTTP, cmp.Or(c.HTTPSource, "http")); err != nil {
 		return nil, err
 	}
-	if p.https, err = compileUpstream(c.HTTPS, c.Password, cmp.Or(c.HTTPSSource, "https")); err != nil {
+	if p.https, err = compileUpstream(c, c.HTTPS, cmp.Or(c.HTTPSSource, "https")); err != nil {
 		return nil, err
 	}
 	if p.http == nil && p.https != nil && (p.https.route.Kind == SOCKS5 || p.https.route.Kind == SOCKS5H) {
@@ -59,7 +75,7 @@ func Compile(c Config) (*Policy, error) {
 	return p, nil
 }
 
-func compileUpstream(text, password, source string) (*upstream, error) {
+func compileUpstream(c Config, text, source string) (*upstream, error) {
 	if text == "" {
 		return nil, nil
 	}
@@ -68,11 +84,13 @@ func compileUpstream(text, password, source string) (*upstream, error) {
 		return nil, fmt.Errorf("%s: %w", source, err)
 	}
 	r := Route{Kind: kindOf(u.Scheme), Address: u.Address}
-	if u.User != "" || u.HasPassword {
-		if !u.HasPassword {
-			u.Password = password
-		}
+	switch {
+	case u.HasPassword:
 		r.login = &login{user: u.User, password: u.Password}
+	case u.User != "":
+		r.login = &login{user: u.User, password: c.Password}
+	case c.User != "":
+		r.login = &login{user: c.User, password: c.Password}
 	}
 	if (r.Kind == SOCKS5 || r.Kind == SOCKS5H) && r.login != nil && (len(r.login.user) > maxSOCKSField || len(r.login.password) > maxSOCKSField) {
 		return nil, fmt.Errorf("%s: user and password of a SOCKS5 proxy have at most %d bytes each", source, maxSOCKSField)

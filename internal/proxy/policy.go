@@ -12,12 +12,18 @@ import (
 // Policy is a compiled Config. It never changes and is shared between
 // goroutines. A nil Policy is one in which everything is direct.
 type Policy struct {
-	exclude       []entry.Exclusion
-	excludeSource string
-	closed        bool
-	closedSource  string
-	script        *Script
-	http, https   *upstream
+	exclude      []exclusion
+	closed       bool
+	closedSource string
+	script       *Script
+	http, https  *upstream
+	login        *login // for the script's proxies; nil for none
+}
+
+// exclusion is one entry with its source.
+type exclusion struct {
+	entry.Exclusion
+	source string
 }
 
 // Decide says how to reach a destination. An error means that it can't be
@@ -30,7 +36,7 @@ func (p *Policy) Decide(ctx context.Context, to Destination) (Decision, error) {
 	to.Host = strings.Trim(to.Host, "[]")
 	for _, e := range p.exclude {
 		if e.Match(to.Host, to.Port) {
-			return direct(p.excludeSource, "exclude "+e.String()), nil
+			return direct(e.source, "exclude "+e.String()), nil
 		}
 	}
 	if p.closed {
@@ -71,6 +77,9 @@ func (p *Policy) scripted(ctx context.Context, to Destination) (Decision, error)
 		return Decision{Routes: []Route{{Kind: Blocked}}, Source: "PAC " + p.script.Source(), Rule: err.Error()}, err
 	}
 	for i, r := range routes {
+		if r.Address != "" {
+			routes[i].login = p.login
+		}
 		for _, u := range []*upstream{p.http, p.https} {
 			if u != nil && u.route.login != nil && strings.EqualFold(u.route.Address, r.Address) {
 				routes[i].login = u.route.login

@@ -8,10 +8,10 @@ import (
 )
 
 func TestDecide(t *testing.T) {
-	both := Config{HTTP: "http://a:1", HTTPS: "https://b:2", HTTPSource: "setting proxy.http", HTTPSSource: "setting proxy.https", Exclude: []string{".corp", "10.0.0.0/8"}, ExcludeSource: "setting proxy.exclude"}
+	both := Config{HTTP: "http://a:1", HTTPS: "https://b:2", HTTPSource: "setting proxy.http", HTTPSSource: "setting proxy.https", Exclude: []Exclude{{"setting proxy.exclude", []string{".corp", "10.0.0.0/8"}}}}
 	socks := Config{HTTPS: "socks5://s:3"}
-	closed := Config{Closed: true, ClosedSource: "setting containersProxy.transparentPorts", Exclude: []string{"ok.example"}}
-	pac := Config{Script: NewScript("u", `function FindProxyForURL(url, host) { return "PROXY A:1; DIRECT" }`, testHost()), HTTP: "http://u:p@a:1", Exclude: []string{".corp"}}
+	closed := Config{Closed: true, ClosedSource: "setting containersProxy.transparentPorts", Exclude: []Exclude{{"air", []string{"ok.example"}}}}
+	pac := Config{Script: NewScript("u", `function FindProxyForURL(url, host) { return "PROXY A:1; DIRECT" }`, testHost()), HTTP: "http://u:p@a:1", Exclude: []Exclude{{Entries: []string{".corp"}}}}
 	for _, c := range []struct {
 		name     string
 		config   Config
@@ -32,7 +32,7 @@ func TestDecide(t *testing.T) {
 		{"one only", Config{HTTP: "a:1"}, "https://x.example", "[direct] default: no proxy is configured for https"},
 		{"closed", closed, "https://x.example", "[blocked] setting containersProxy.transparentPorts: no proxy is configured, and what is not excluded is blocked"},
 		{"closed for the host, too", closed, "host.docker.internal:1", "[blocked] setting containersProxy.transparentPorts: no proxy is configured, and what is not excluded is blocked"},
-		{"closed but for", closed, "ok.example", "[direct] : exclude ok.example"},
+		{"closed but for", closed, "ok.example", "[direct] air: exclude ok.example"},
 		{"PAC", pac, "https://x.example", "[http://A:1 direct] PAC u: line 1: function FindProxyForURL(url, host) { return \"PROXY A:1; DIRECT\" }"},
 		{"PAC and exclusion", pac, "https://x.corp", "[direct] : exclude .corp"},
 	} {
@@ -66,7 +66,7 @@ func TestCompileRefuses(t *testing.T) {
 	}{
 		{Config{HTTP: "ftp://a:1", HTTPSource: "setting proxy.http"}, "setting proxy.http: scheme \"ftp\""},
 		{Config{HTTPS: "http://a:99999"}, "https: port"},
-		{Config{Exclude: []string{"10.0.0.0/77"}, ExcludeSource: "setting proxy.exclude"}, "setting proxy.exclude: \"10.0.0.0/77\""},
+		{Config{Exclude: []Exclude{{"setting proxy.exclude", []string{"10.0.0.0/77"}}}}, "setting proxy.exclude: \"10.0.0.0/77\""},
 		{Config{HTTPS: "socks5://u:" + strings.Repeat("x", 300) + "@a:1"}, "at most 255 bytes"},
 	} {
 		if p, err := Compile(c.config); err == nil || !strings.Contains(err.Error(), c.want) {
