@@ -90,7 +90,7 @@ func (e *exchanger) transport(route proxy.Route) *http.Transport {
 	}
 	if speaksHTTP(route) {
 		t.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: route.Address}) // DialContext speaks TLS where it must
-		t.ResponseHeaderTimeout = answerTimeout
+		t.ResponseHeaderTimeout = e.server.answer
 	}
 	if e.transports == nil {
 		e.transports = map[proxy.Route]*http.Transport{}
@@ -103,7 +103,7 @@ func (e *exchanger) transport(route proxy.Route) *http.Transport {
 // destination itself, or through a tunnel.
 func (e *exchanger) dialer(route proxy.Route) func(context.Context, string, string) (net.Conn, error) {
 	return func(ctx context.Context, _, address string) (net.Conn, error) {
-		ctx, cancel := context.WithTimeout(ctx, reachTimeout)
+		ctx, cancel := context.WithTimeout(ctx, e.server.reach)
 		defer cancel()
 		var conn net.Conn
 		var err error

@@ -170,16 +170,24 @@ func (f *forward) exchange(w http.ResponseWriter, r *http.Request, port uint16) 
 		Rewrite:       rewrite,
 		Transport:     &exchanger{forward: f, to: to},
 		FlushInterval: -1,
-		ErrorLog:      f.server.errorLog(),
-		ErrorHandler:  func(w http.ResponseWriter, _ *http.Request, err error) { f.refuse(w, to, err) },
+		ModifyResponse: func(answer *http.Response) error {
+			answer.Header.Add("Via", via)
+			return nil
+		},
+		ErrorLog:     f.server.errorLog(),
+		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) { f.refuse(w, to, err) },
 	}
 	pass.ServeHTTP(w, r)
 }
+
+// via names us in the messages that we pass on (RFC 9110, section 7.6.3).
+const via = "1.1 http.docker.internal"
 
 // rewrite undoes what ReverseProxy does for reverse proxies and a forward proxy
 // must not: the client's own headers and query stay.
 func rewrite(r *httputil.ProxyRequest) {
 	r.Out.Host = r.In.Host
+	r.Out.Header.Add("Via", via)
 	r.Out.URL.RawQuery = r.In.URL.RawQuery
 	r.Out.Trailer = r.In.Trailer // which the server fills when the body has ended
 	for _, name := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {

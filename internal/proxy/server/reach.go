@@ -38,7 +38,7 @@ func (c client) decide(ctx context.Context, to proxy.Destination) (proxy.Decisio
 
 // reach decides and opens a stream to the destination.
 func (c client) reach(ctx context.Context, to proxy.Destination) (datapath.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, reachTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.server.reach)
 	defer cancel()
 	decision, err := c.decide(ctx, to)
 	if err != nil {

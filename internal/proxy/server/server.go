@@ -10,6 +10,7 @@ import (
 	"github.com/portolan-net/portolan/internal/datapath"
 	"github.com/portolan-net/portolan/internal/portolan"
 	"github.com/portolan-net/portolan/internal/proxy"
+	"github.com/portolan-net/portolan/internal/proxy/entry"
 )
 
 // reachTimeout bounds the way to a destination, all routes and addresses
@@ -35,20 +36,22 @@ type Config struct {
 	Networks func() []netip.Prefix
 	// TransparentPorts are the ports that go through the containers' proxy
 	// unasked; asked for each connection.
-	TransparentPorts func() Ports
+	TransparentPorts func() entry.Ports
 	Log              *slog.Logger
 }
 
 // Server is egress.Proxies.
 type Server struct {
-	cfg   Config
-	proxy proxy.Dialer // dials to proxies
+	cfg    Config
+	proxy  proxy.Dialer  // dials to proxies
+	reach  time.Duration // reachTimeout
+	answer time.Duration // answerTimeout
 }
 
 // New returns a server that is ready. It has nothing to close: each of its
 // connections ends with the context it was served with.
 func New(cfg Config) *Server {
-	return &Server{cfg: cfg, proxy: proxy.Dialer{Direct: dialHost}}
+	return &Server{cfg: cfg, proxy: proxy.Dialer{Direct: dialHost}, reach: reachTimeout, answer: answerTimeout}
 }
 
 // dialHost dials as the host does, plain TCP so that it can be spliced.

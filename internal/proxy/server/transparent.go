@@ -122,7 +122,7 @@ type readyConn struct {
 
 // prepare connects to the first proxy that accepts.
 func (e *namedEndpoint) prepare(ctx context.Context, routes []proxy.Route) error {
-	ctx, cancel := context.WithTimeout(ctx, reachTimeout)
+	ctx, cancel := context.WithTimeout(ctx, e.server.reach)
 	defer cancel()
 	conn, err := e.walk(ctx, routes, func(ctx context.Context, r proxy.Route) (net.Conn, error) {
 		switch r.Kind {
@@ -200,7 +200,7 @@ func (e *namedEndpoint) Serve(ctx context.Context, conn datapath.Conn) {
 
 // open asks the policy again, now with the name, and opens the way.
 func (e *namedEndpoint) open(ctx context.Context, to proxy.Destination) (datapath.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, reachTimeout)
+	ctx, cancel := context.WithTimeout(ctx, e.server.reach)
 	defer cancel()
 	decision, err := e.decide(ctx, to)
 	if err != nil {
