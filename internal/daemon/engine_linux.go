@@ -15,12 +15,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/portolan-net/portolan/internal/agentlink"
-	"github.com/portolan-net/portolan/internal/relay"
+	"github.com/portolan-net/portolan/internal/enginesocket"
 )
 
-// passThrough carries every connection of listener to the engine's own socket
-// and back, byte for byte: attach, exec and build sessions included.
-func passThrough(ctx context.Context, listener *net.UnixListener, engineSocket string, log *slog.Logger) error {
+// serveClients hands every connection of listener to serve, when it is one of
+// this user's own processes.
+func serveClients(ctx context.Context, listener *net.UnixListener, serve func(context.Context, enginesocket.Conn), log *slog.Logger) error {
 	stop := context.AfterFunc(ctx, func() { _ = listener.Close() })
 	defer stop()
 	var open sync.WaitGroup
@@ -46,15 +46,7 @@ func passThrough(ctx context.Context, listener *net.UnixListener, engineSocket s
 		if !ok {
 			return fmt.Errorf("accept on engine socket: %T", accepted)
 		}
-		open.Go(func() {
-			engine, err := dialEngine(ctx, engineSocket)
-			if err != nil {
-				log.Warn("reach engine", "err", err)
-				_ = client.Close()
-				return
-			}
-			relay.TCP(ctx, client, engine)
-		})
+		open.Go(func() { serve(ctx, client) })
 	}
 }
 

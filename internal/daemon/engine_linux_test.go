@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/portolan-net/portolan/internal/enginesocket"
 )
 
 // warned tells of each record.
@@ -31,7 +33,7 @@ func (h warned) Handle(context.Context, slog.Record) error {
 
 // Flows may use up the descriptors: a docker command that comes then waits, and
 // ends nothing.
-func TestPassThroughOutlivesLackOfDescriptors(t *testing.T) {
+func TestServeClientsOutlivesLackOfDescriptors(t *testing.T) {
 	dir := t.TempDir()
 	listen := func(name string) *net.UnixListener {
 		t.Helper()
@@ -46,7 +48,9 @@ func TestPassThroughOutlivesLackOfDescriptors(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	ended, paused := make(chan error, 1), make(chan struct{}, 1)
 	go func() {
-		ended <- passThrough(ctx, users, engine.Addr().String(), slog.New(warned{slog.DiscardHandler, paused}))
+		log := slog.New(warned{slog.DiscardHandler, paused})
+		clients := enginesocket.New(enginesocket.Config{Engine: engine.Addr().String(), Log: log})
+		ended <- serveClients(ctx, users, clients.Serve, log)
 	}()
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -83,13 +87,14 @@ func TestPassThroughOutlivesLackOfDescriptors(t *testing.T) {
 			_ = conn.Close()
 		}
 	}()
-	buf := make([]byte, 4)
-	_, err = unix.Write(fd, []byte("ping"))
+	const request = "GET / HTTP/1.1\r\n\r\n"
+	buf := make([]byte, len(request))
+	_, err = unix.Write(fd, []byte(request))
 	if err == nil {
 		_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5})
 		_, err = unix.Read(fd, buf)
 	}
-	if err != nil || string(buf) != "ping" {
+	if err != nil || string(buf) != request {
 		t.Errorf("after the lack of descriptors: %q, %v", buf, err)
 	}
 	_ = unix.Close(fd)

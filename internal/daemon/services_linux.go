@@ -16,6 +16,7 @@ import (
 	"github.com/portolan-net/portolan/internal/egress"
 	"github.com/portolan-net/portolan/internal/machine"
 	"github.com/portolan-net/portolan/internal/portolan"
+	"github.com/portolan-net/portolan/internal/proxy"
 	"github.com/portolan-net/portolan/internal/publish"
 	"github.com/portolan-net/portolan/internal/relay"
 	"github.com/portolan-net/portolan/internal/router"
@@ -39,25 +40,37 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 		Link: d.spec.Link, Source: names, Filter: d.dnsFilter, Networks: path.Networks(), Log: d.Log.With("part", "dns"),
 	})
 	d.setResolver(resolver)
+	allowHost := func(flow portolan.Flow) error { return cmp.Or(d.allowHost(flow), hostNames.allow(flow)) }
+	policies := proxy.NewSource(nil, nil)
+	proxies := d.newProxies(policies, resolver)
 	out := egress.New(egress.Config{
 		Link: d.spec.Link, DNS: resolver, Machine: path, Networks: path.Networks(), Log: d.Log.With("part", "egress"),
 		Mode: d.mode, Ports: system.NewOutgoing(func() system.PortRange { return d.engineConfig().RandomPorts }),
-		AllowHost: func(flow portolan.Flow) error {
-			return cmp.Or(d.allowHost(flow), hostNames.allow(flow))
-		},
+		AllowHost: allowHost, Proxies: proxies,
 	})
-	link := &agentSide{daemon: d, path: path}
-	link.Table = publish.New(publish.Config{
+	forwarding, err := d.newForwarding(ctx, allowHost)
+	if err != nil {
+		return err
+	}
+	d.forwarding.Store(forwarding)
+	link := &agentSide{daemon: d, path: path, forwarding: forwarding}
+	proxies.join(out, link)
+	publishing := publish.Config{
 		Link: d.spec.Link, Machine: path, Log: d.Log.With("part", "publish"),
 		Networks: link.networks, Holder: d.deputy.Holder, ListenOn: d.listenOn,
 		Relay: relay.TCP, Labels: containers.labels, Name: containers.nameOf,
-	})
+	}
+	link.Table = publish.New(publishing)
+	link.hostNet = newHostNetwork(d, publishing)
+	d.hostNet.Store(link.hostNet)
 	link.busy = newBusyPorts(d, link.Table)
 	added := newAddedPorts(link.Table, containers, d.Log.With("part", "ports"))
 	d.setPorts(link.Table, added)
+	d.setHostLink(path, link.networks, hostNames)
+	d.setHostLink(path, link.networks, hostNames)
 
 	group.Go(func() error { return d.settings.Follow(ctx, d.settingsChanged, d.Log.With("part", "settings")) })
-	group.Go(func() error { return d.families.follow(ctx, d.Log.With("part", "families")) })
+	group.Go(func() error { return d.families.follow(ctx, d.Profile, d.Log.With("part", "families")) })
 	group.Go(func() error { return names.Run(ctx) })
 	group.Go(func() error { return resolver.Run(ctx) })
 	group.Go(func() error {
@@ -71,18 +84,23 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 		return err
 	}
 	group.Go(func() error { return agentlink.Serve(ctx, agents, link, d.Log.With("part", "agents")) })
+	clients := d.newEngineSocket(policies.Containers)
+	d.certificates.Store(d.newCertificates(clients.Busy))
 	users, err := listenSocket(d.Profile.DockerSocket())
 	if err != nil {
 		return err
 	}
 	group.Go(func() error {
-		return passThrough(ctx, users, d.Profile.EngineSocket(), d.Log.With("part", "engine-socket"))
+		return serveClients(ctx, users, clients.Serve, d.Log.With("part", "engine-socket"))
 	})
+	group.Go(func() error { d.certificates.Load().run(ctx); return nil })
 	group.Go(func() error { return d.watchMachine(ctx, path) })
 	group.Go(func() error { trimLogs(ctx, d.Profile.LogDir(), d.Log); return nil })
 	group.Go(func() error { added.run(ctx); return nil })
 	group.Go(func() error { link.busy.run(ctx); return nil })
 	group.Go(func() error { hostNames.run(ctx); return nil })
+	group.Go(func() error { link.hostNet.run(ctx); return nil })
+	group.Go(func() error { return forwarding.table.Run(ctx) })
 	return nil
 }
 
@@ -90,17 +108,28 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 // the agent reports.
 type agentSide struct {
 	*publish.Table
-	daemon *daemon
-	path   *router.Datapath
-	known  atomic.Pointer[[]netip.Prefix]
-	busy   *busyPorts
+	*forwarding
+	daemon  *daemon
+	path    *router.Datapath
+	known   atomic.Pointer[[]netip.Prefix]
+	busy    *busyPorts
+	hostNet *hostNetwork
 }
 
 // AgentHere comes before all that the agent says.
 func (a *agentSide) AgentHere() {
 	a.Table.AgentHere()
 	a.busy.tellAgain()
+	a.hostNet.agentHere()
 }
+
+// AgentGone comes when nobody speaks for the machine any more.
+func (a *agentSide) AgentGone() {
+	a.Table.AgentGone()
+	a.hostNet.agentGone()
+}
+
+func (a *agentSide) SetHostNetwork(n portolan.HostNetwork) { a.hostNet.set(n) }
 
 func (a *agentSide) SetEngine(e api.Engine) { a.daemon.setEngine(e) }
 

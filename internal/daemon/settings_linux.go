@@ -45,6 +45,7 @@ func (d *daemon) takeSettings() {
 	d.taking.Lock()
 	defer d.taking.Unlock()
 	d.values.Store(&d.settings.Snapshot().Values)
+	d.endForbidden()
 }
 
 // settingsChanged takes them and tells the log.
@@ -118,13 +119,14 @@ func (d *daemon) applySettings(ctx context.Context, restart bool) (api.Applied, 
 	}
 	var applied api.Applied
 	wanted := d.wantedConfig()
-	if restart && !same(wanted, d.engineConfig()) {
+	if restart && (!same(wanted, d.engineConfig()) || d.certificatesPending()) {
 		ctx, cancel := context.WithTimeout(ctx, engineRestart)
 		defer cancel()
 		if err := agent.ConfigureEngine(ctx, d.Profile.SharedDir(), wanted); err != nil {
 			return applied, err
 		}
 		applied.Restarted = true
+		d.certificatesRenewed()
 		if err := d.setConfigured(wanted); err != nil {
 			return applied, err
 		}
@@ -168,6 +170,9 @@ func (d *daemon) pending(ctx context.Context) []string {
 	wanted.RandomPorts = running.RandomPorts
 	if wanted.Mode = running.Mode; !same(wanted, running) {
 		found = append(found, settings.KeyEngine+": counts when the engine restarts: portolan settings apply")
+	}
+	if d.certificatesPending() {
+		found = append(found, "the host's CA certificates have changed: the engine trusts them when nobody is attached, builds or pulls, or now: portolan settings apply")
 	}
 	for _, subnet := range []struct {
 		key        string
