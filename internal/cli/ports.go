@@ -133,6 +133,8 @@ func (g *global) printPorts(ports []api.Port, now time.Time) {
 			state = p.Error
 		case p.Added:
 			state = "open, added"
+		case p.HostNetwork:
+			state = "open, host network"
 		}
 		_, _ = fmt.Fprintf(w, "%s\t%d\t%s\t%s:%d\t%s\t%d (%d)\t%s\t%s\t%s\n", p.Host.Addr(), p.Host.Port(), p.Proto,
 			name, p.Container.Port(), age(now, p.Since), p.Connections, p.Open, bytesText(p.Received), bytesText(p.Sent), state)
