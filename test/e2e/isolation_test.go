@@ -437,7 +437,7 @@ func checkPorts(t *testing.T, s *stage.Stage, i *island) {
 	t.Helper()
 	loopback := onLoopback(t, s)
 	for f, base := range []string{"192.168.65.", "fdc4:f303:9324::"} {
-		for host, want := range map[string][]string{"1": nil, "3": nil, "7": {"53 connected"}, "254": loopback} {
+		for host, want := range map[string][]string{"1": {"3128 connected"}, "3": nil, "7": {"53 connected"}, "254": loopback} {
 			last := 65535
 			if f == 1 && host != "3" {
 				last = 16384
