@@ -53,6 +53,9 @@ func TestPublishing(t *testing.T) {
 		{"the PROXY protocol", checkProxy},
 		{"an address that comes back", checkAddress},
 		{"what can not be published", checkRefused},
+		{"every form of -p", checkForms},
+		{"every form of compose's ports", checkCompose},
+		{"usual clients", checkClients},
 		{"random ports", checkRandom},
 		{"datagrams of ten thousand clients", checkManyClients},
 		{"restarts with twenty ports", checkRestarts},
@@ -315,6 +318,8 @@ func checkRefused(t *testing.T, s *stage.Stage) {
 	for _, c := range []struct{ flag, want string }{
 		{"8080:80/sctp", "0.0.0.0:8080/sctp"}, // by the kernel, if it knows no SCTP, else by us
 		{"localhost:8080:80", "localhost"},
+		{"host.lab:8080:80", "host.lab"},
+		{"8080-8081:80-82", "8080-8081"}, // ranges of two lengths
 		{"8080:80/icmp", "icmp"},
 	} {
 		out, code := s.TryDocker(t, "run", "--name", "failing", "-p", c.flag, testimage.Name, "true")

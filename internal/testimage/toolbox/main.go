@@ -31,6 +31,7 @@ var commands = map[string]command{
 	"web":           {"[-addr :80] [-name NAME]: HTTP server: /, /ip, /bytes/N, POST /sha256", web},
 	"echo-tcp":      {"[-addr :7] [-mode echo|after-eof|rst|whoami|silent]: a line for each connection that ended", echoTCP},
 	"echo-udp":      {"[-addr :7] [-mode echo|whoami|silent]: a line for each new client", echoUDP},
+	"dns":           {"ADDR [-addr :53]: DNS server over UDP and TCP that knows one IPv4 address", serveDNS},
 	"get":           {"URL [-timeout 10s]: HTTP request", get},
 	"dial":          {"tcp|udp ADDR [-from ADDR] [-send N] [-expect-echo] [-timeout 10s]", dial},
 	"udp-send":      {"ADDR [-size 100] [-timeout 5s] [-from ADDR]: one datagram, whose echo must come back whole", udpSend},
