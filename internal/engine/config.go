@@ -97,6 +97,7 @@ func defaults() map[string]any {
 		"live-restore": true, // dockerd may die, containers go on
 		// No systemd runs in the machine. With --rootless this means none.
 		"exec-opts": []string{"native.cgroupdriver=cgroupfs"},
+		"proxies":   proxies(),
 	}
 }
 

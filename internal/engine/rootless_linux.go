@@ -22,7 +22,10 @@ import (
 func (s *Supervisor) rootlessDir() string { return filepath.Join(s.Layout.RuntimeDir, "rootlesskit") }
 
 func (s *Supervisor) rootlessEnv() []string {
-	return []string{"ROOTLESSKIT_STATE_DIR=" + s.rootlessDir(), "XDG_RUNTIME_DIR=" + s.Layout.RuntimeDir}
+	return []string{
+		"ROOTLESSKIT_STATE_DIR=" + s.rootlessDir(), "XDG_RUNTIME_DIR=" + s.Layout.RuntimeDir,
+		"XDG_CONFIG_HOME=/etc", // so that certs.d is /etc/docker/certs.d there, too
+	}
 }
 
 // rootlessInfo is the part of RootlessKit's info that dockerd reads. Without

@@ -8,10 +8,10 @@ import (
 func TestEnvironment(t *testing.T) {
 	kept := []string{
 		"PATH=/bin", "LANG=C", "LC_ALL=C.UTF-8", "PORTOLAN_DEBUG=1", "DOCKER_RAMDISK=true", "XDG_RUNTIME_DIR=/run/user/1",
-		"HTTP_PROXY=http://proxy.test:3128", "https_proxy=proxy.test:3128", "NO_PROXY=.test",
 	}
 	dropped := []string{
 		"HOME=/root", "GITHUB_TOKEN=x", "AWS_SECRET_ACCESS_KEY=x", "PATHS=x", "EMPTY=", "odd", "DOCKER_AUTH_CONFIG={}",
+		"HTTP_PROXY=http://proxy.test:3128", "https_proxy=proxy.test:3128", "NO_PROXY=.test",
 		"HTTPS_PROXY=http://user:word@proxy.test:3128", "http_proxy=user:word@proxy.test:3128", "all_proxy=http://user@proxy.test", "ALL_PROXY=http://%zz",
 	}
 	users := slices.Concat(dropped, kept)
