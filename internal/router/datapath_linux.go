@@ -165,11 +165,7 @@ func broadcast(p netip.Prefix) netip.Addr {
 func (d *Datapath) Run(ctx context.Context, handler datapath.Handler) error {
 	tasks, ctx := errgroup.WithContext(ctx)
 	defer context.AfterFunc(ctx, d.interrupt)()
-	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		return fmt.Errorf("read the limit of descriptors: %w", err)
-	}
-	held := newHeldTable(&d.networks, limit.Cur)
+	held := newHeldTable(&d.networks)
 	held.handler, held.write, held.refuse, held.log = handler, d.writeSlow, d.refuseTCP, d.log
 	tasks.Go(func() error { return d.readSlow(ctx, handler, held) })
 	for i := range d.tcp {

@@ -16,10 +16,10 @@ type Bounds struct{ All, Network, Source int }
 
 // Limit counts who holds how many places. It is safe for concurrent use.
 type Limit struct {
-	bounds   Bounds
 	networks *Networks
 
 	mu      sync.Mutex // guards the rest
+	bounds  Bounds
 	all     int
 	network map[netip.Prefix]int // no zero entries
 	source  map[netip.Addr]int   // no zero entries
@@ -29,6 +29,13 @@ type Limit struct {
 // sources into one network.
 func NewLimit(bounds Bounds, networks *Networks) *Limit {
 	return &Limit{bounds: bounds, networks: networks, network: map[netip.Prefix]int{}, source: map[netip.Addr]int{}}
+}
+
+// SetBounds replaces the bounds. Who holds a place keeps it.
+func (l *Limit) SetBounds(bounds Bounds) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.bounds = bounds
 }
 
 // Place is what Enter gave and Leave takes back, once.

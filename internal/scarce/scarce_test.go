@@ -64,6 +64,11 @@ func TestLimit(t *testing.T) {
 		}
 		all = append(all, got...)
 	}
+	l.SetBounds(Bounds{All: 11, Network: 7, Source: 4})
+	all = append(all, take(l, "172.18.0.2", 10)...)
+	if l.Held() != 11 {
+		t.Errorf("%d places are held after one more was added, want 11", l.Held())
+	}
 	networks.Set(nil) // a place belongs to where it was taken
 	for _, p := range all {
 		l.Leave(p)
