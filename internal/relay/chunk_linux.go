@@ -1,50 +1,40 @@
 package relay
 
-import (
-	"io"
+import "io"
 
-	"golang.org/x/sys/unix"
-)
+// scratchSize is the most that is copied at a time. A read that fills it is
+// taken for bulk, and the next one spliced.
+const scratchSize = 32 << 10
 
-// chunk is what a direction has read and not yet written: n bytes in a pipe or,
-// when no pipe was to be had or the writer is blocked, in memory.
+// chunk is what a direction has read and not yet written: n bytes in a pipe or
+// in memory.
 type chunk struct {
 	pipe *pipe
-	buf  *[bufferSize]byte // lent, or nil
-	data []byte            // what is left, when in memory
+	data []byte // what is left, when in memory
+	lent bool   // data is the worker's buffer
 	n    int
 }
 
-// read fills an empty chunk from the socket fd without blocking. No bytes and
-// no error is the end of the stream. Whatever is not filled is given back.
-func (c *chunk) read(fd int) error {
-	err := c.readPipe(fd)
-	if c.pipe == nil {
-		err = c.readBuffer(fd)
+// splice fills an empty chunk from the socket fd by way of a pipe, and reports
+// false if none was to be had. No bytes and no error is the end of the stream.
+func (c *chunk) splice(fd int) (ok bool, err error) {
+	if c.pipe = pipes.get(); c.pipe == nil {
+		return false, nil
 	}
-	if c.n == 0 {
+	n, err := splice(fd, c.pipe.w, pipeSize)
+	c.n = n
+	if n == 0 {
 		c.release()
 	}
-	return err
+	return true, err
 }
 
-func (c *chunk) readPipe(fd int) error {
-	if c.pipe = pipes.get(); c.pipe == nil {
-		return nil
+// receive fills an empty chunk from the socket fd, into buf.
+func (c *chunk) receive(fd int, buf []byte) error {
+	n, err := read(fd, buf)
+	if n > 0 {
+		c.data, c.lent, c.n = buf[:n], true, n
 	}
-	n, err := retry(func() (int, error) {
-		moved, err := unix.Splice(fd, nil, c.pipe.w, nil, pipeSize, unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
-		return int(moved), err
-	})
-	c.n = n
-	return err
-}
-
-func (c *chunk) readBuffer(fd int) error {
-	c.buf = buffers.Get().(*[bufferSize]byte)
-	n, err := retry(func() (int, error) { return unix.Read(fd, c.buf[:]) })
-	c.n = n
-	c.data = c.buf[:n]
 	return err
 }
 
@@ -53,7 +43,7 @@ func (c *chunk) readBuffer(fd int) error {
 func (c *chunk) write(fd int) (int, error) {
 	total := 0
 	for c.n > 0 {
-		n, err := retry(func() (int, error) { return c.writeOnce(fd) })
+		n, err := c.writeOnce(fd)
 		if err != nil {
 			return total, err
 		}
@@ -66,42 +56,44 @@ func (c *chunk) write(fd int) (int, error) {
 
 func (c *chunk) writeOnce(fd int) (int, error) {
 	if c.pipe == nil {
-		n, err := unix.Write(fd, c.data)
-		if err == nil {
-			c.data = c.data[n:]
-		}
-		return max(n, 0), err
+		n, err := write(fd, c.data)
+		c.data = c.data[n:]
+		return n, err
 	}
-	n, err := unix.Splice(c.pipe.r, nil, fd, nil, c.n, unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
+	n, err := splice(c.pipe.r, fd, c.n)
 	if n == 0 && err == nil {
 		return 0, io.ErrShortWrite // the pipe holds less than we counted
 	}
-	return max(int(n), 0), err
+	return n, err
+}
+
+// keep takes what is left out of the worker's buffer.
+func (c *chunk) keep() {
+	if c.lent {
+		c.data, c.lent = append([]byte(nil), c.data...), false
+	}
 }
 
 // spill moves what is left from the pipe into memory, so that a blocked
-// direction keeps no pipe from others.
-func (c *chunk) spill() error {
+// direction keeps no pipe from others. A pipe that can't be read stays: the
+// next write will meet the same error.
+func (c *chunk) spill() {
 	if c.pipe == nil {
-		return nil
+		return
 	}
 	data := make([]byte, c.n)
 	for got := 0; got < len(data); {
-		n, err := retry(func() (int, error) { return unix.Read(c.pipe.r, data[got:]) })
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			return io.ErrUnexpectedEOF
+		n, err := read(c.pipe.r, data[got:])
+		if err != nil || n == 0 {
+			return
 		}
 		got += n
 	}
 	pipes.put(c.pipe)
 	c.pipe, c.data = nil, data
-	return nil
 }
 
-// release gives pipe and buffer back; a pipe with bytes left is closed.
+// release gives the pipe back; one with bytes left is closed.
 func (c *chunk) release() {
 	switch {
 	case c.pipe != nil && c.n == 0:
@@ -109,19 +101,5 @@ func (c *chunk) release() {
 	case c.pipe != nil:
 		pipes.discard(c.pipe)
 	}
-	if c.buf != nil {
-		buffers.Put(c.buf)
-	}
 	*c = chunk{}
-}
-
-// retry repeats a system call that a signal interrupted. Its count is never
-// negative.
-func retry(call func() (int, error)) (int, error) {
-	for {
-		n, err := call()
-		if err != unix.EINTR {
-			return max(n, 0), err
-		}
-	}
 }

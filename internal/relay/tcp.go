@@ -12,8 +12,8 @@ import (
 
 // Theory of operation
 //
-// A TCP flow is two directions, each carried by one goroutine. What ends one
-// side is shown to the other side as what it was:
+// A TCP flow is two directions. What ends one side is shown to the other side as
+// what it was:
 //
 //	on one side                     on the other side
 //	FIN                             FIN (CloseWrite), once all before it is written
@@ -21,16 +21,11 @@ import (
 //	RST, time-out, any other error  RST at once; bytes under way are dropped
 //	(context ends)                  RST to both
 //
-// A goroutine that waits for one socket does not see an RST on the other. Two
-// states would stay blind, so each of them watches (see watch):
-//
-//	direction          waits for            an RST of src is seen by
-//	reading            src readable         its own read
-//	writing            dst writable         the watch that starts when dst blocks
-//	ended by a FIN     its opposite's end   its own watch
-//
-// An RST of dst is an RST of src for the opposite direction. Backpressure needs
-// no code: a direction reads again only when it has written what it had.
+// Backpressure needs no code: a direction reads again only when it has written
+// what it had. Two sockets of the kernel are carried by a worker (worker_linux.go).
+// Where one is something else, TLS to a proxy for example, each direction is a
+// goroutine that copies; one that has passed a FIN on watches for an RST of the
+// side it has read from.
 
 // keepAlive asks an idle peer often enough that home routers and VPN gateways
 // keep their state (most drop it after five minutes or more), and ends a flow
@@ -45,13 +40,17 @@ type Stats struct {
 }
 
 // TCP carries bytes between a and b until both directions have ended or ctx
-// ends, and closes both. Where both are *net.TCPConn (Linux) the bytes stay in
-// the kernel. A flow that is idle holds neither buffer nor pipe.
+// ends, and closes both. Where both are *net.TCPConn or *net.UnixConn (Linux) the
+// bytes of bulk transfers stay in the kernel, a flow that is idle holds neither
+// buffer nor pipe, and the conns are closed at once: ctx is the way to end it.
 func TCP(ctx context.Context, a, b datapath.Conn) Stats {
-	f := &stream{a: side{Conn: a}, b: side{Conn: b}}
-	f.running.Store(2)
 	tune(a)
 	tune(b)
+	if stats, ok := carryKernel(ctx, a, b); ok {
+		return stats
+	}
+	f := &stream{a: side{Conn: a}, b: side{Conn: b}}
+	f.running.Store(2)
 
 	aborted := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {

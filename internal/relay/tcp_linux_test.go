@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/portolan-net/portolan/internal/datapath"
 )
 
@@ -42,20 +44,20 @@ func (w wrapped) SetLinger(sec int) error { return w.Conn.(*net.TCPConn).SetLing
 func plain(c *net.TCPConn) datapath.Conn  { return c }
 func hidden(c *net.TCPConn) datapath.Conn { return wrapped{c} }
 
-// flow is a relayed connection from left to right.
-type flow struct {
+// relayedFlow is a connection from left to right.
+type relayedFlow struct {
 	left, right *net.TCPConn
 	cancel      context.CancelFunc
 	ended       chan struct{}
 	stats       Stats // once ended
 }
 
-func relayed(t testing.TB, kind func(*net.TCPConn) datapath.Conn) *flow {
+func relayed(t testing.TB, kind func(*net.TCPConn) datapath.Conn) *relayedFlow {
 	t.Helper()
 	left, a := pair(t)
 	b, right := pair(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	f := &flow{left: left, right: right, cancel: cancel, ended: make(chan struct{})}
+	f := &relayedFlow{left: left, right: right, cancel: cancel, ended: make(chan struct{})}
 	go func() {
 		defer close(f.ended)
 		f.stats = TCP(ctx, kind(a), kind(b))
@@ -70,7 +72,7 @@ func relayed(t testing.TB, kind func(*net.TCPConn) datapath.Conn) *flow {
 }
 
 // await fails unless the relay has ended by itself.
-func (f *flow) await(t testing.TB) {
+func (f *relayedFlow) await(t testing.TB) {
 	t.Helper()
 	select {
 	case <-f.ended:
@@ -113,7 +115,7 @@ func random(w io.Writer, n int64, seed byte, sum hash.Hash) error {
 }
 
 // exchange sends n bytes each way, closes each way after them, and compares.
-func exchange(t *testing.T, f *flow, toRight, toLeft int64) {
+func exchange(t *testing.T, f *relayedFlow, toRight, toLeft int64) {
 	t.Helper()
 	var work sync.WaitGroup
 	carry := func(from, to *net.TCPConn, n int64, seed byte) {
@@ -225,4 +227,26 @@ func TestTCPContextEndsBothSides(t *testing.T) {
 	f.await(t)
 	wantReset(t, f.left)
 	wantReset(t, f.right)
+}
+
+// Urgent data must neither stop a flow nor get lost.
+func TestTCPUrgentData(t *testing.T) {
+	noLeaks(t)
+	f := relayed(t, plain)
+	raw, err := f.left.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const rounds, size = 20, 100 << 10
+	go func() {
+		for range rounds {
+			_ = raw.Control(func(fd uintptr) { _ = unix.Sendto(int(fd), []byte("!"), unix.MSG_OOB, nil) })
+			_, _ = f.left.Write(make([]byte, size))
+		}
+		_ = f.left.CloseWrite()
+	}()
+	_ = f.right.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if got, err := io.Copy(io.Discard, f.right); got != rounds*(size+1) || err != nil {
+		t.Errorf("%d bytes arrived, %v; want %d", got, err, rounds*(size+1))
+	}
 }

@@ -3,6 +3,7 @@
 package relay
 
 import (
+	"context"
 	"net"
 
 	"github.com/portolan-net/portolan/internal/datapath"
@@ -19,3 +20,6 @@ func hidesReset(*side) bool { return false }
 
 // limitQueue is the kernel's own choice here.
 func limitQueue(*net.TCPConn) {}
+
+// carryKernel is not to be had here.
+func carryKernel(context.Context, datapath.Conn, datapath.Conn) (Stats, bool) { return Stats{}, false }
