@@ -7,6 +7,7 @@
 //	POST /v1/ports    PortRequest: publishes on a running container, until it goes
 //	DELETE /v1/ports  PortRequest: ends that
 //	GET  /v1/dns/query?name=NAME&type=TYPE  DNSAnswer
+//	GET  /v1/route?url=URL&container=NAME  Routes
 //	POST /v1/down     stops the machine, then the daemon; answers when the machine is gone
 //	POST /v1/settings reads the settings again and answers Applied; with ?restart=true the engine restarts where they need it
 //	POST /v1/release  stops the daemon; the machine goes on and the next daemon takes it over

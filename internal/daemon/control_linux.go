@@ -34,6 +34,7 @@ func (d *daemon) startControl() (*control, error) {
 	})
 	d.servePorts(mux)
 	d.serveNames(mux)
+	mux.HandleFunc("GET /v1/route", d.serveRoute)
 	d.serveConnect(mux)
 	d.serveForwards(mux)
 	mux.HandleFunc("POST /v1/down", func(w http.ResponseWriter, r *http.Request) {

@@ -50,6 +50,7 @@ type daemon struct {
 	values       atomic.Pointer[settings.Values] // in force
 	taking       sync.Mutex                      // guards that values never goes back to an older state
 	families     hostFamilies
+	upstreams    upstreams
 	spec         spec.Machine
 	deputy       *deputy.Deputy
 	forwarding   atomic.Pointer[forwarding]   // nil until the services start

@@ -42,6 +42,7 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 	d.setResolver(resolver)
 	allowHost := func(flow portolan.Flow) error { return cmp.Or(d.allowHost(flow), hostNames.allow(flow)) }
 	policies := proxy.NewSource(nil, nil)
+	d.followProxies(ctx, group, policies)
 	proxies := d.newProxies(policies, resolver)
 	out := egress.New(egress.Config{
 		Link: d.spec.Link, DNS: resolver, Machine: path, Networks: path.Networks(), Log: d.Log.With("part", "egress"),

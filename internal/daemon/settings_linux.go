@@ -45,6 +45,7 @@ func (d *daemon) takeSettings() {
 	d.taking.Lock()
 	defer d.taking.Unlock()
 	d.values.Store(&d.settings.Snapshot().Values)
+	d.chooseProxies()
 	d.endForbidden()
 }
 

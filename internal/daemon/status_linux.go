@@ -37,6 +37,7 @@ func (d *daemon) status(ctx context.Context) api.Status {
 	d.mu.Unlock()
 	s.Mode = d.mode()
 	s.Problems = append(s.Problems, d.settings.Snapshot().Problems...)
+	s.Problems = append(s.Problems, d.proxyProblems()...)
 	s.Problems = append(s.Problems, d.clashes(d.families.hostRoutes())...)
 	if ports != nil {
 		s.Ports = append(s.Ports, ports.List()...)

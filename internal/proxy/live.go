@@ -47,10 +47,11 @@ type Choices struct {
 //
 // # Theory of operation
 //
-// Choose and SetHost note what is new and wake Run. Run makes two Configs of it,
-// loads the scripts that they need (pac.go), compiles, and gives the policies to
-// the Source if they differ. A script that is not loaded yet, or can't be, denies;
-// one that can't be loaded again stays. What is wrong is kept for Problems.
+// Choose and SetHost note what is new, make two Configs of it, compile them, give
+// the policies to the Source if they differ, and wake Run, which loads the scripts
+// that the Configs name (pac.go) and does the same again. A script that is not
+// loaded yet, or can't be, denies; one that can't be loaded again stays. What is
+// wrong is kept for Problems.
 type Live struct {
 	Source *Source
 	Host   Host
@@ -64,10 +65,9 @@ type Live struct {
 	system   system.Proxies
 	password string
 	problems []string
-
-	scripts scripts // of Run
-	before  [2]Config
-	begun   bool // before is valid
+	scripts  scripts
+	before   [2]Config
+	begun    bool // before is valid
 }
 
 // NewLive returns a Live that says nothing yet: its Source has no policies.
@@ -79,6 +79,7 @@ func NewLive(source *Source, host Host, load Loader, log *slog.Logger) *Live {
 func (l *Live) Choose(c Choices) {
 	l.mu.Lock()
 	l.choices = c
+	l.applyLocked()
 	l.mu.Unlock()
 	l.poke()
 }
@@ -87,6 +88,7 @@ func (l *Live) Choose(c Choices) {
 func (l *Live) SetHost(p system.Proxies, password string) {
 	l.mu.Lock()
 	l.system, l.password = p, password
+	l.applyLocked()
 	l.mu.Unlock()
 	l.poke()
 }
@@ -111,9 +113,7 @@ func (l *Live) Run(ctx context.Context) error {
 	files := newFileWatch(l.Log)
 	defer files.close()
 	for {
-		l.apply() // with what is there, at once
-		next := l.scripts.load(ctx, l.Load, l.Host, files)
-		l.apply()
+		next := l.load(ctx, files)
 		later := time.NewTimer(next)
 		select {
 		case <-ctx.Done():
@@ -127,10 +127,8 @@ func (l *Live) Run(ctx context.Context) error {
 	}
 }
 
-// apply compiles what is known now.
-func (l *Live) apply() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+// applyLocked compiles what is known now.
+func (l *Live) applyLocked() {
 	l.problems = nil
 	l.scripts.unneeded()
 	engine := l.config(l.choices.Engine)

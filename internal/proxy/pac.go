@@ -53,7 +53,7 @@ func (s scripts) unneeded() {
 // errLoading denies until the first answer is there.
 var errLoading = errors.New("it is not loaded yet")
 
-// get is the script at a location, which Run loads.
+// get is the script at a location, which load fills in.
 func (s scripts) get(location string) *Script {
 	one, ok := s[location]
 	if !ok {
@@ -76,47 +76,79 @@ func (s scripts) embedded(name, text string, host Host) *Script {
 	return one.script
 }
 
-// load reads what is due, forgets what nobody needs, and says when the next is
-// due. The caller does not hold Live's lock: loading takes time. Only Run changes
-// the map.
-func (s scripts) load(ctx context.Context, load Loader, host Host, files *fileWatch) time.Duration {
-	next, paths := time.Hour, []string{}
+// load reads what is due, puts it in force, and says when the next is due.
+func (l *Live) load(ctx context.Context, files *fileWatch) time.Duration {
+	l.mu.Lock()
+	due := l.scripts.due()
+	files.watch(l.scripts.files())
+	l.mu.Unlock()
+	for _, location := range due {
+		loadCtx, cancel := context.WithTimeout(ctx, loadTime)
+		text, err := l.Load(loadCtx, location)
+		cancel()
+		l.mu.Lock()
+		if one, ok := l.scripts[location]; ok {
+			one.take(location, text, err, l.Host)
+		}
+		l.applyLocked()
+		l.mu.Unlock()
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.scripts.next()
+}
+
+// due forgets what nobody needs, and lists what is to be read: what comes from a
+// URL when its time has come, files always, for that is cheap.
+func (s scripts) due() []string {
+	var locations []string
 	for location, one := range s {
 		if !one.needed {
 			delete(s, location)
 			continue
 		}
 		path, err := entry.ParsePAC(location)
-		if err != nil {
-			continue // embedded
+		if err == nil && (path != "" || !time.Now().Before(one.due)) {
+			locations = append(locations, location)
 		}
-		if path != "" {
+	}
+	return locations
+}
+
+// files are the paths of those that come from files.
+func (s scripts) files() []string {
+	var paths []string
+	for location := range s {
+		if path, err := entry.ParsePAC(location); err == nil && path != "" {
 			paths = append(paths, path)
 		}
-		if path != "" || !time.Now().Before(one.due) {
-			one.read(ctx, load, host, location)
-		}
-		if path == "" || one.problem != nil {
+	}
+	return paths
+}
+
+// next is how long nothing is due.
+func (s scripts) next() time.Duration {
+	next := time.Hour
+	for location, one := range s {
+		path, err := entry.ParsePAC(location)
+		if err == nil && (path == "" || one.problem != nil) {
 			next = min(next, time.Until(one.due))
 		}
 	}
-	files.watch(paths)
 	return max(next, settleFor)
 }
 
-// read loads one script. A text that is the same leaves the script as it is.
-func (one *source) read(ctx context.Context, load Loader, host Host, location string) {
-	ctx, cancel := context.WithTimeout(ctx, loadTime)
-	defer cancel()
-	text, err := load(ctx, location)
+// take notes what loading gave. A text that is the same leaves the script as it
+// is, and so does an error after a success.
+func (one *source) take(location, text string, err error, host Host) {
 	one.due = time.Now().Add(retryEvery)
 	if err != nil {
-		one.problem = &PACError{Source: location, Err: err}
 		if one.script.program == nil {
 			one.script = FailedScript(location, err)
 		} else {
-			one.problem = &PACError{Source: location, Err: fmt.Errorf("%w; the last one stays in use", err)}
+			err = fmt.Errorf("%w; the last one stays in use", err)
 		}
+		one.problem = &PACError{Source: location, Err: err}
 		return
 	}
 	if path, _ := entry.ParsePAC(location); path == "" {

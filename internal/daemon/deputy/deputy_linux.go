@@ -53,6 +53,7 @@ const maxMessage = 16 << 10
 type Deputy struct {
 	process *exec.Cmd
 	ended   chan struct{}
+	reports *net.UnixConn // see Report; nil in tests of the rest
 
 	mu     sync.Mutex // one question at a time; guards the two below
 	conn   *net.UnixConn
@@ -74,18 +75,22 @@ func Start(cfg spec.Machine, log *slog.Logger) (*Deputy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start deputy: %w", err)
 	}
+	reports, theirReports, err := pair()
+	if err != nil {
+		return nil, fmt.Errorf("start deputy: %w", errors.Join(err, conn.Close(), theirs.Close()))
+	}
 	cmd := exec.Command(self, Command)
 	cmd.Dir = "/"
 	cmd.Stdin, cmd.Stderr = bytes.NewReader(text), os.Stderr
-	cmd.ExtraFiles = []*os.File{theirs}
+	cmd.ExtraFiles = []*os.File{theirs, theirReports}    // socketFD, reportFD
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // a terminal's Ctrl-C is the daemon's business
 	err = cmd.Start()
-	_ = theirs.Close()
+	_, _ = theirs.Close(), theirReports.Close()
 	if err != nil {
-		_ = conn.Close()
+		_, _ = conn.Close(), reports.Close()
 		return nil, fmt.Errorf("start deputy: %w", err)
 	}
-	d := &Deputy{process: cmd, conn: conn, ended: make(chan struct{})}
+	d := &Deputy{process: cmd, conn: conn, reports: reports, ended: make(chan struct{})}
 	go func() {
 		defer close(d.ended)
 		if err := cmd.Wait(); err != nil {
@@ -125,6 +130,9 @@ func connOf(file *os.File) (*net.UnixConn, error) {
 // Close ends the process and returns when it has ended.
 func (d *Deputy) Close() {
 	_ = d.conn.Close()
+	if d.reports != nil {
+		_ = d.reports.Close()
+	}
 	<-d.ended
 }
 

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -41,6 +42,20 @@ func Run(ctx context.Context) error {
 	if err := json.NewDecoder(os.Stdin).Decode(&cfg); err != nil {
 		return fmt.Errorf("read description of the machine: %w", err)
 	}
+	reports, err := connOf(os.NewFile(reportFD, "daemon"))
+	if err != nil {
+		return fmt.Errorf("serve daemon: %w", err)
+	}
+	reportCtx, endReports := context.WithCancel(ctx)
+	var reporting sync.WaitGroup
+	defer reporting.Wait()
+	defer reports.Close()
+	defer endReports()
+	reporting.Go(func() {
+		if err := report(reportCtx, cfg.Profile, reports); err != nil && !errors.Is(err, net.ErrClosed) {
+			fmt.Fprintln(os.Stderr, "deputy: report proxies:", err)
+		}
+	})
 	guard := hostservice.HostGuard(filepath.Dir(cfg.Profile.RunDir), os.Getenv("DOCKER_HOST"))
 	return serve(ctx, conn, duties{
 		holder: func(ctx context.Context, b portolan.Binding) string {
