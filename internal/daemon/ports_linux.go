@@ -20,13 +20,13 @@ import (
 )
 
 // addedPorts are the ports that `portolan ports add` published. Theory of
-// operation: each is a wish, kept until its container is removed or the daemon
-// ends. After each event of the engine every wish is compared with what is: a
-// running container's ports are published at its present address, a stopped
-// one's are not.
+// operation: each is a wish, kept in a file until its container is removed. After
+// each event of the engine every wish is compared with what is: a running
+// container's ports are published at its present address, a stopped one's are not.
 type addedPorts struct {
 	table      *publish.Table
 	containers *containers
+	path       string // the wishes' file
 	log        *slog.Logger
 
 	mu     sync.Mutex // held while wishes are made true; guards the one below
@@ -40,13 +40,20 @@ type wish struct {
 	proto   portolan.Proto
 	port    uint16
 	binding portolan.Binding // what stands; zero for nothing
+	problem string           // why nothing stands though the container runs
+	name    string           // of the container, with problem
 }
 
 // eventsPause is the time between attempts to hear the engine's events.
 const eventsPause = time.Second
 
-func newAddedPorts(table *publish.Table, c *containers, log *slog.Logger) *addedPorts {
-	return &addedPorts{table: table, containers: c, log: log}
+// newAddedPorts goes on with the wishes of the daemon before.
+func newAddedPorts(table *publish.Table, c *containers, path string, log *slog.Logger) *addedPorts {
+	a := &addedPorts{table: table, containers: c, path: path, log: log}
+	if err := a.load(); err != nil {
+		log.Warn("added ports of earlier are not known; add them again", "error", err)
+	}
+	return a
 }
 
 // run follows the engine's events until ctx ends.
@@ -73,17 +80,23 @@ func (a *addedPorts) reconcile(ctx context.Context) {
 		a.log.Warn("added ports may be out of date", "error", err)
 		return
 	}
+	before := len(a.wishes)
 	a.wishes = slices.DeleteFunc(a.wishes, func(w *wish) bool {
 		i := slices.IndexFunc(all, func(c container) bool { return c.ID == w.id })
 		if i < 0 {
 			a.endLocked(ctx, w)
 			return true
 		}
+		w.problem = ""
 		if err := a.grantLocked(ctx, w, all[i]); err != nil {
+			w.problem, w.name = err.Error(), all[i].name()
 			a.log.Warn("added port is not published", "host", w.host, "container", all[i].name(), "error", err)
 		}
 		return false
 	})
+	if len(a.wishes) != before {
+		a.saveLocked()
+	}
 }
 
 // grantLocked publishes w at its container's present address, or nowhere.
@@ -194,6 +207,7 @@ func (a *addedPorts) add(ctx context.Context, r api.PortRequest) error {
 		mine = append(mine, w)
 	}
 	a.wishes = append(a.wishes, mine...)
+	a.saveLocked()
 	return nil
 }
 
@@ -216,6 +230,7 @@ func (a *addedPorts) remove(ctx context.Context, r api.PortRequest) error {
 	if len(a.wishes) == before {
 		return badRequest{fmt.Errorf("port %d/%s of %s was not added; portolan ports lists those that were", r.HostPort, r.Proto, c.name())}
 	}
+	a.saveLocked()
 	return nil
 }
 
@@ -269,7 +284,7 @@ func (d *daemon) listPorts(ctx context.Context) []api.Port {
 	if table == nil {
 		return []api.Port{}
 	}
-	ports := table.List()
+	ports := append(table.List(), added.waiting()...)
 	named, err := added.containers.byAddr(ctx)
 	if err != nil {
 		d.Log.Warn("ports are listed without names", "error", err)

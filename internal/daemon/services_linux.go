@@ -65,7 +65,7 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 	link.hostNet = newHostNetwork(d, publishing)
 	d.hostNet.Store(link.hostNet)
 	link.busy = newBusyPorts(d, link.Table)
-	added := newAddedPorts(link.Table, containers, d.Log.With("part", "ports"))
+	added := newAddedPorts(link.Table, containers, addedPortsFile(d.Profile), d.Log.With("part", "ports"))
 	d.setPorts(link.Table, added)
 	d.setHostLink(path, link.networks, hostNames)
 	d.setHostLink(path, link.networks, hostNames)

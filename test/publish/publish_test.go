@@ -49,6 +49,7 @@ func TestPublishing(t *testing.T) {
 	}{
 		{"ports are listed", checkList},
 		{"ports of a running container", checkAdd},
+		{"added ports outlive the daemon", checkAddStays},
 		{"a port of another profile", checkOtherProfile},
 		{"the PROXY protocol", checkProxy},
 		{"an address that comes back", checkAddress},
@@ -187,6 +188,62 @@ func checkAdd(t *testing.T, s *stage.Stage) {
 	stage.Eventually(t, limit, "the port goes with the container", func() bool { return len(ports(t, s)) == 2 })
 	refused(t, s, "127.0.0.1:8080")
 	answers("web", "127.0.0.1:8085")
+}
+
+// checkAddStays ends the daemon, and then the machine as well.
+func checkAddStays(t *testing.T, s *stage.Stage) {
+	s.Serve(t, "web", nil, "web", "-name", "web")
+	s.Portolan(t, "ports", "add", "web", "8080:80")
+	s.Portolan(t, "ports", "add", "web", "127.0.0.1:8081:80")
+	answers := func(when string, addrs ...string) {
+		t.Helper()
+		for _, addr := range addrs {
+			stage.Eventually(t, limit, addr+" answers "+when, func() bool {
+				got, err := stage.Fetch(t, s.Lab.Host, addr, "/")
+				return err == nil && strings.Contains(got, `"name":"web"`)
+			})
+		}
+	}
+	daemon := s.Status(t).Daemon.PID
+	if err := syscall.Kill(daemon, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	refusedSoon(t, s, "127.0.0.1:8081")
+	taken, err := s.Lab.Host.Listen("tcp", "127.0.0.1:8081")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = taken.Close() })
+	s.Portolan(t, "up")
+	if now := s.Status(t).Daemon.PID; now == daemon {
+		t.Fatal("the daemon was not replaced")
+	}
+	answers("after the daemon died", "127.0.0.1:8080", "[::1]:8080")
+	if p := at(t, s, "127.0.0.1:8081"); p.Name != "web" || !p.Added || !strings.Contains(p.Error, "address already in use: held by publish.test") {
+		t.Errorf("the port that somebody took meanwhile: %+v", p)
+	}
+	taken.Close()
+	s.Docker(t, "restart", "-t", "0", "web")
+	answers("after the container restarts", "127.0.0.1:8080", "127.0.0.1:8081")
+	s.Portolan(t, "down")
+	s.Portolan(t, "up")
+	if left := ports(t, s); len(left) != 0 {
+		t.Errorf("before the container starts, published is %+v", left)
+	}
+	s.Docker(t, "start", "web")
+	answers("after down and up", "127.0.0.1:8080", "127.0.0.1:8081")
+}
+
+// refusedSoon waits until a port has closed.
+func refusedSoon(t *testing.T, s *stage.Stage, addr string) {
+	t.Helper()
+	stage.Eventually(t, limit, addr+" closes", func() bool {
+		conn, err := s.Lab.Host.Dial(t.Context(), "tcp", addr)
+		if err == nil {
+			conn.Close()
+		}
+		return errors.Is(err, syscall.ECONNREFUSED)
+	})
 }
 
 // checkOtherProfile has two machines want the same port: who comes second is told
