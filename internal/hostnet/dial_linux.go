@@ -185,7 +185,8 @@ func received(to portolan.Listener, answer, oob []byte) (net.Conn, error) {
 	return conn, nil
 }
 
-// rights are the descriptors that came with a message.
+// rights are the descriptors that came with a message, which net has made to end
+// with the process (MSG_CMSG_CLOEXEC).
 func rights(oob []byte) []int {
 	var fds []int
 	messages, err := unix.ParseSocketControlMessage(oob)
@@ -196,9 +197,6 @@ func rights(oob []byte) []int {
 		if got, err := unix.ParseUnixRights(&m); err == nil {
 			fds = append(fds, got...)
 		}
-	}
-	for _, fd := range fds {
-		unix.CloseOnExec(fd)
 	}
 	return fds
 }
