@@ -53,17 +53,18 @@ func (h *hostNames) allow(flow portolan.Flow) error {
 }
 
 // run serves until ctx ends. A port that somebody else has, another profile for
-// one, is tried again: names are not worth a failed start.
+// one, is tried again: names are not worth a failed start. Without a port the
+// names are kept for the SOCKS server.
 func (h *hostNames) run(ctx context.Context) {
-	if !h.addr.IsValid() {
-		return
-	}
 	following := make(chan struct{})
 	defer func() { <-following }()
 	go func() {
 		defer close(following)
 		h.follow(ctx)
 	}()
+	if !h.addr.IsValid() {
+		return
+	}
 	const pause = 5 * time.Second
 	for said := false; ctx.Err() == nil; said = true {
 		err := h.serve(ctx)

@@ -40,7 +40,10 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 		Link: d.spec.Link, Source: names, Filter: d.dnsFilter, Networks: path.Networks(), Log: d.Log.With("part", "dns"),
 	})
 	d.setResolver(resolver)
-	allowHost := func(flow portolan.Flow) error { return cmp.Or(d.allowHost(flow), hostNames.allow(flow)) }
+	socks := &socksServer{addr: d.settings.Snapshot().Values.SOCKS}
+	allowHost := func(flow portolan.Flow) error {
+		return cmp.Or(d.allowHost(flow), hostNames.allow(flow), socks.allow(flow))
+	}
 	policies := proxy.NewSource(nil, nil)
 	d.followProxies(ctx, group, policies)
 	proxies := d.newProxies(policies, resolver)
@@ -56,6 +59,7 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 	d.forwarding.Store(forwarding)
 	link := &agentSide{daemon: d, path: path, forwarding: forwarding}
 	proxies.join(out, link)
+	socks.join(d, path, link, hostNames)
 	publishing := publish.Config{
 		Link: d.spec.Link, Machine: path, Log: d.Log.With("part", "publish"),
 		Networks: link.networks, Holder: d.deputy.Holder, ListenOn: d.listenOn,
@@ -100,6 +104,7 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 	group.Go(func() error { added.run(ctx); return nil })
 	group.Go(func() error { link.busy.run(ctx); return nil })
 	group.Go(func() error { hostNames.run(ctx); return nil })
+	group.Go(func() error { socks.run(ctx); return nil })
 	group.Go(func() error { link.hostNet.run(ctx); return nil })
 	group.Go(func() error { return forwarding.table.Run(ctx) })
 	return nil

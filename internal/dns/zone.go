@@ -40,6 +40,13 @@ func (z *Zone) Set(names map[string][]netip.Addr) {
 	z.names.Store(&lower)
 }
 
+// Addrs returns the addresses of a name, which may be given with the domain or
+// without, in any case; nil for a name that is not there.
+func (z *Zone) Addrs(name string) []netip.Addr {
+	name = strings.ToLower(strings.TrimSuffix(name, "."))
+	return (*z.current())[strings.TrimSuffix(name, "."+ZoneName)]
+}
+
 // inZone reports names in the zone's domain, in lower case.
 func inZone(name string) bool {
 	return name == ZoneName || strings.HasSuffix(name, "."+ZoneName)

@@ -77,11 +77,12 @@ type Values struct {
 	FixedV6        bool
 	Engine         map[string]any // dockerd's options
 	HostLoopback   bool
+	Connect        bool           // the host may be connected
 	ProxyVariables bool           // containers and builds get them while a proxy is configured
 	Certificates   bool           // containers get the host's CA certificates
-	Connect        bool           // the host may be connected
 	HostNetwork    bool           // containers on the host network share ports with the host
 	HostNames      netip.AddrPort // not valid for nowhere
+	SOCKS          netip.AddrPort // the same
 
 	Proxy, ContainersProxy ProxyValues
 	ProxyUser              string
@@ -157,15 +158,16 @@ func (s *Snapshot) values() Values {
 		PortBinding:    PortBinding(get(KeyBinding).Value.Text()),
 		Engine:         get(KeyEngine).Value.options(),
 		HostLoopback:   get(KeyLoopback).Value == `true`,
+		Connect:        get(KeyConnect).Value == `true`,
 		ProxyVariables: get(KeyVariables).Value == `true`,
 		Certificates:   get(KeyCertInside).Value == `true`,
-		Connect:        get(KeyConnect).Value == `true`,
 		HostNetwork:    get(KeyHostNet).Value == `true`,
 		SSHAgent:       get(KeySSHAgent).Value.Text(),
 	}
 	v.ProxyUser, v.ProxyPasswordCommand = get("portolan.proxyUser").Value.Text(), get("portolan.proxyPasswordCommand").Value.Text()
 	v.Proxy, v.ContainersProxy = proxyValues("proxy", get), proxyValues("containersProxy", get)
 	v.HostNames, _ = netip.ParseAddrPort(get(KeyHostNames).Value.Text())
+	v.SOCKS, _ = netip.ParseAddrPort(get(KeySOCKS).Value.Text())
 	v.RandomPorts, _ = system.ParsePortRange(get(KeyRandom).Value.Text())
 	v.Link.V4, v.FixedV4 = prefix(KeySubnet4)
 	v.Link.V6, v.FixedV6 = prefix(KeySubnet6)

@@ -59,7 +59,7 @@ const (
 	KeyEngine     = "linuxVM.dockerDaemonOptions"
 	KeyLoopback   = "portolan.hostLoopback"
 	KeyHostNames  = "portolan.hostNames"
-	KeyConnect    = "portolan.connect"
+	KeySOCKS      = "portolan.socks"
 	KeyVariables  = "portolan.proxyVariables"
 	KeyCertInside = "portolan.containerCertificates"
 	KeyConnect    = "portolan.connect"
@@ -91,6 +91,7 @@ func Keys() []Key {
 		{Name: KeyLoopback, Type: Boolean, Default: `true`, Applies: Live, Ours: true, Help: "whether host.docker.internal leads to the host's loopback; false answers \"prohibited\""},
 		{Name: KeyHostNet, Type: Boolean, Default: `true`, Applies: Live, Help: "whether ports of containers with --network host are on the host, and the host's loopback services on theirs; see host-networking.md"},
 		{Name: KeyHostNames, Type: Address, Default: `"127.0.0.1:5399"`, Unit: "ADDRESS:PORT on loopback, or nothing", Applies: Machine, Ours: true, Help: "where this host asks for NAME.portolan.internal, the names of containers; see dns.md"},
+		{Name: KeySOCKS, Type: Address, Default: `""`, Unit: "ADDRESS:PORT on loopback, or nothing", Applies: Machine, Ours: true, Help: "where programs of this host find a SOCKS5 server that leads to containers, by address and by name; see proxies.md"},
 		{Name: KeyConnect, Type: Boolean, Default: `true`, Applies: Live, Ours: true, Help: "whether portolan connect may lead this host to all ports of containers, published or not; false also ends what is connected"},
 		{Name: KeySSHAgent, Type: Socket, Default: `""`, Unit: "a path, none, or nothing for SSH_AUTH_SOCK and the usual places", Applies: Live, Ours: true, Help: "the ssh-agent that containers reach at /run/host-services/ssh-auth.sock; see host-services.md"},
 	}

@@ -23,7 +23,10 @@ import (
 	"github.com/portolan-net/portolan/internal/proxy/entry"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// The relay's workers are for all flows of a process.
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/portolan-net/portolan/internal/relay.(*worker).run"))
+}
 
 // bench is a Server with a pretended network: names and addresses lead to
 // listeners of the test.
