@@ -46,6 +46,7 @@ var commands = map[string]command{
 	"forge-link":    {"-claim IP,IP,... [-iface eth0]: ARP, NDP, router advertisement and DHCP lies about addresses of others", forgeLink},
 	"scan":          {"IP [-first 1] [-last 65535] [-parallel 64] [-timeout 10s]: the TCP ports that do not refuse", scan},
 	"scan-udp":      {"IP -fence ADDR [-timeout 20s]: the UDP ports that answer; the fence is an echo server", scanUDP},
+	"exchange":      {"ADDR [-count 1] [-bytes N] [-timeout 10m]: streams that both sides end when they like, each digest checked", exchangeAll},
 	"connect-times": {"ADDR [-count 100] [-every 10ms] [-timeout 10s]: how long connects take", connectTimes},
 	"churn":         {"ADDR [-workers 16] [-once]: connects and resets as fast as it can, until SIGTERM", churn},
 	"flood-syn":     {"IPV4:PORT [-from NETWORK] [-rate 50000]: SYNs with forged sources, until SIGTERM", floodSYN},
