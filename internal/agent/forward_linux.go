@@ -89,7 +89,10 @@ func (f *forwards) gone(e hostservice.Endpoint) {
 func (f *forwards) serve(ctx context.Context, on hostservice.Endpoint, conn datapath.Conn) {
 	stream, err := f.daemon.Forward(ctx, on.String())
 	if err != nil {
-		f.log.Warn("forward leads nowhere", "listener", on, "err", err)
+		var refusal *agentlink.Error
+		if !errors.As(err, &refusal) { // a refusal is told by the daemon's log
+			f.log.Warn("forward leads nowhere", "listener", on, "err", err)
+		}
 		_ = conn.Close()
 		return
 	}

@@ -45,7 +45,7 @@ type forwarding struct {
 func (d *daemon) newForwarding(ctx context.Context, allowHost func(portolan.Flow) error) (*forwarding, error) {
 	log := d.Log.With("part", "forwards")
 	f := &forwarding{
-		guard:     hostservice.HostGuard(filepath.Dir(d.Profile.RunDir), os.Getenv("DOCKER_HOST")),
+		guard:     hostservice.HostGuard(d.Profile.RunDir, os.Getenv("DOCKER_HOST")),
 		agents:    hostservice.ReadEnvironment(os.Getenv, os.Getuid()),
 		chosen:    func() string { return d.values.Load().SSHAgent },
 		allowHost: allowHost, connect: d.deputy.Connect, socketDir: d.Profile.ForwardDir(), life: ctx, log: log,

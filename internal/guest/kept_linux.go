@@ -126,7 +126,7 @@ func (k *keeper) give(cmd *exec.Cmd) {
 // Kept is the agent's side: the listening sockets that outlive it.
 type Kept struct {
 	mu    sync.Mutex // one message at a time; guards what follows
-	conn  int // -1 where PID 1 keeps nothing
+	conn  int        // -1 where PID 1 keeps nothing
 	files map[string]*os.File
 }
 
@@ -178,12 +178,13 @@ func (k *Kept) Take(name string) (net.Listener, error) {
 
 // Keep lets PID 1 hold l for the agents to come.
 func (k *Kept) Keep(name string, l *net.UnixListener) error {
-	file, err := l.File()
+	raw, err := l.SyscallConn() // os.File's Fd would make accepting block, and Close wait
 	if err != nil {
 		return err
 	}
-	defer file.Close()
-	return k.send(keptMessage{Keep: name}, unix.UnixRights(int(file.Fd())))
+	var sendErr error
+	err = raw.Control(func(fd uintptr) { sendErr = k.send(keptMessage{Keep: name}, unix.UnixRights(int(fd))) })
+	return errors.Join(err, sendErr)
 }
 
 // Drop lets PID 1 close what it holds under that name.

@@ -19,10 +19,12 @@ type Guard struct {
 	Sockets []string
 }
 
-// HostGuard is for targets on the host. run is the directory of all profiles'
-// sockets, dockerHost what DOCKER_HOST says, "" for nothing.
+// HostGuard is for targets on the host. run is the profile's directory of
+// sockets, beside those of other profiles; dockerHost is what DOCKER_HOST says,
+// "" for nothing.
 func HostGuard(run, dockerHost string) Guard {
-	g := Guard{Dirs: []string{run, "/run/portolan", "/run/docker", "/run/containerd"}, Sockets: engineSockets()}
+	// Named itself as well, since a confined daemon can't list the directory above.
+	g := Guard{Dirs: []string{filepath.Dir(run), run, "/run/portolan", "/run/docker", "/run/containerd"}, Sockets: engineSockets()}
 	if own, ok := strings.CutPrefix(dockerHost, "unix://"); ok {
 		g.Sockets = append(g.Sockets, filepath.Clean(own))
 	}

@@ -71,7 +71,7 @@ func TestGuard(t *testing.T) {
 // The patterns that ship are ones that path.Match knows, and match what they are
 // for, however it is written.
 func TestShippedGuards(t *testing.T) {
-	for name, g := range map[string]Guard{"host": HostGuard("/run/user/7/portolan", "unix:///srv/my.sock"), "machine": MachineGuard()} {
+	for name, g := range map[string]Guard{"host": HostGuard("/run/user/7/portolan/x", "unix:///srv/my.sock"), "machine": MachineGuard()} {
 		for _, path := range []string{
 			"/run/docker.sock", "/var/run/docker.sock", "/run/containerd/containerd.sock", "/run/containerd/s/0123",
 			"/run/portolan/default/portolan.sock", "/run/user/1000/docker.sock", "/run/user/1000/podman/podman.sock",
@@ -90,7 +90,7 @@ func TestShippedGuards(t *testing.T) {
 			}
 		}
 	}
-	if g := HostGuard("/run/user/7/portolan", "unix:///srv/my.sock"); !g.namesMissing("/srv/my.sock") || !g.namesMissing("/run/user/7/portolan/x/portolan.sock") {
+	if g := HostGuard("/run/user/7/portolan/x", "unix:///srv/my.sock"); !g.namesMissing("/srv/my.sock") || !g.namesMissing("/run/user/7/portolan/y/portolan.sock") {
 		t.Error("what the environment names is not forbidden")
 	}
 	for program, rules := range map[string]bool{"dockerd": true, "containerd-shim": true, "portolan": true, "ssh-agent": false, "postgres": false} {
