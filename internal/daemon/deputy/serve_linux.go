@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -56,7 +55,7 @@ func Run(ctx context.Context) error {
 			fmt.Fprintln(os.Stderr, "deputy: report proxies:", err)
 		}
 	})
-	guard := hostservice.HostGuard(filepath.Dir(cfg.Profile.RunDir), os.Getenv("DOCKER_HOST"))
+	guard := hostservice.HostGuard(cfg.Profile.RunDir, os.Getenv("DOCKER_HOST"))
 	return serve(ctx, conn, duties{
 		holder: func(ctx context.Context, b portolan.Binding) string {
 			return publish.HolderOf(ctx, b, neighbours(cfg.Profile, b))
