@@ -58,6 +58,8 @@ type daemon struct {
 	certificates atomic.Pointer[certificates] // nil until the services start
 	adopted      bool                         // the machine was there before this daemon
 
+	rebind chan struct{} // where published ports listen has changed
+
 	agentLogStart int64 // where in its log the agent of a new machine begins
 
 	ready    chan struct{} // closed when the engine first answers
@@ -91,7 +93,7 @@ var (
 func Run(ctx context.Context, o Options) (err error) {
 	d := &daemon{
 		Options: o, progress: newProgress(o.Progress), started: time.Now(), state: api.Starting,
-		ready: make(chan struct{}), hopeless: make(chan struct{}), gone: make(chan struct{}),
+		ready: make(chan struct{}), hopeless: make(chan struct{}), gone: make(chan struct{}), rebind: make(chan struct{}, 1),
 	}
 	defer func() { d.progress.finish(err) }()
 	if err := d.prepare(ctx); err != nil {

@@ -103,6 +103,7 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 	group.Go(func() error { trimLogs(ctx, d.Profile.LogDir(), d.Log); return nil })
 	group.Go(func() error { added.run(ctx); return nil })
 	group.Go(func() error { link.busy.run(ctx); return nil })
+	group.Go(func() error { d.followBinding(ctx, link.Table, link.hostNet.table); return nil })
 	group.Go(func() error { hostNames.run(ctx); return nil })
 	group.Go(func() error { socks.run(ctx); return nil })
 	group.Go(func() error { link.hostNet.run(ctx); return nil })

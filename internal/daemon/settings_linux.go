@@ -44,9 +44,10 @@ func (d *daemon) openSettings() (err error) {
 func (d *daemon) takeSettings() {
 	d.taking.Lock()
 	defer d.taking.Unlock()
-	d.values.Store(&d.settings.Snapshot().Values)
+	before := d.values.Swap(&d.settings.Snapshot().Values)
 	d.chooseProxies()
 	d.endForbidden()
+	d.moveListeners(before)
 }
 
 // settingsChanged takes them and tells the log.

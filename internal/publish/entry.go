@@ -20,19 +20,20 @@ import (
 type entry struct {
 	binding  portolan.Binding
 	since    time.Time
-	problem  string    // why listener is nil
-	listener io.Closer // nil when the binding failed, or needs none
+	problem  string     // why listener is nil
+	listener io.Closer  // nil when the binding failed, or needs none
+	listens  netip.Addr // where listener was wanted last; it need not be the binding's
 	grace    *time.Timer
 	udp      *forward.UDP // nil for TCP
 	added    bool         // by Add: no engine speaks for it
 
 	container atomic.Pointer[netip.AddrPort] // read by the serving goroutines
 	proxy     atomic.Pointer[proxyChoice]    // nil until the first connection asks
-	conns     connSet                        // has its own lock
+	conns     *connSet                       // has its own lock
 }
 
 func newEntry(b portolan.Binding) *entry {
-	e := &entry{binding: b, since: time.Now()}
+	e := &entry{binding: b, since: time.Now(), conns: &connSet{}}
 	e.container.Store(&b.Container)
 	return e
 }

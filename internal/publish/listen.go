@@ -86,7 +86,8 @@ func (t *Table) ended(e *entry, end context.CancelFunc) {
 
 // socket opens the host's socket of e and returns how to serve it.
 func (t *Table) socket(ctx context.Context, e *entry) (func(context.Context) error, error) {
-	host := netip.AddrPortFrom(t.cfg.ListenOn(e.binding.Host.Addr()), e.binding.Host.Port())
+	e.listens = t.cfg.ListenOn(e.binding.Host.Addr())
+	host := netip.AddrPortFrom(e.listens, e.binding.Host.Port())
 	if e.binding.Proto == portolan.TCP {
 		l, err := t.open.tcp(ctx, host)
 		if err != nil {

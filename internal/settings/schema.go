@@ -82,7 +82,7 @@ func Keys() []Key {
 		{
 			Name: KeyBinding, Type: String, Applies: Live,
 			Values: []string{"default-port-binding", "default-local-port-binding", "local-only-port-binding"},
-			Help:   "where published ports listen: everywhere, on loopback unless -p names an address, on loopback whatever -p says; for ports published from then on",
+			Help:   "where published ports listen: everywhere, on loopback unless -p names an address, on loopback whatever -p says; ports that are published move",
 		},
 		{Name: KeyRandom, Type: Ports, Default: `"49000-49900"`, Unit: "FIRST-LAST", Applies: Restart, Ours: true, Help: "where -P and -p ADDRESS::PORT find a port; Portolan's own connections keep out of it"},
 		{Name: KeySubnet4, Type: Subnet4, Default: `"192.168.65.0/24"`, Unit: "CIDR", Applies: Machine, Help: "the network between router and machine; without it another one is chosen where the host uses this one"},

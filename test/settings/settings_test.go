@@ -210,6 +210,8 @@ func write(t *testing.T, path, text string) {
 }
 
 func checkPortBinding(t *testing.T, s *stage.Stage) {
+	s.Serve(t, "before", []string{"-p", "8304:80", "-p", "8304:7/udp", "-p", lab.HostV4 + ":8305:80"}, "web")
+	s.Docker(t, "exec", "-d", "before", "/bin/toolbox", "echo-udp")
 	for _, c := range []struct {
 		behaviour       string
 		everywhere, own bool // whether the neighbour reaches -p 80 and -p HOST:80
@@ -219,16 +221,32 @@ func checkPortBinding(t *testing.T, s *stage.Stage) {
 		{"default-port-binding", true, true},
 	} {
 		s.Portolan(t, "settings", "set", "portBindingBehavior", c.behaviour)
+		for port, want := range map[uint16]bool{8304: c.everywhere, 8305: c.own} {
+			eventually(t, fmt.Sprintf("%s: port %d, published before, is reached: %v", c.behaviour, port, want), func() bool {
+				_, err := stage.Fetch(t, s.Lab.Neighbour, hostPort(lab.HostV4, port), "/")
+				return (err == nil) == want
+			})
+		}
+		eventually(t, fmt.Sprintf("%s: UDP too: %v", c.behaviour, c.everywhere), func() bool {
+			_, err := stage.Ask(t, s.Lab.Neighbour, hostPort(lab.HostV4, 8304), "x")
+			return (err == nil) == c.everywhere
+		})
+		for _, loopback := range []string{"127.0.0.1", "::1"} {
+			if _, err := stage.Fetch(t, s.Lab.Host, hostPort(loopback, 8304), "/"); err != nil {
+				t.Errorf("%s: the port published before, over %s: %v", c.behaviour, loopback, err)
+			}
+		}
 		s.Docker(t, "run", "-d", "--name", "bound", "-p", "8302:80", "-p", lab.HostV4+":8303:80", testimage.Name, "web")
+		for _, loopback := range []string{"127.0.0.1", "::1"} {
+			eventually(t, c.behaviour+": the host itself is answered over "+loopback, func() bool {
+				_, err := stage.Fetch(t, s.Lab.Host, hostPort(loopback, 8302), "/")
+				return err == nil
+			})
+		}
 		for port, want := range map[uint16]bool{8302: c.everywhere, 8303: c.own} {
 			_, err := stage.Fetch(t, s.Lab.Neighbour, hostPort(lab.HostV4, port), "/")
 			if (err == nil) != want {
 				t.Errorf("%s: the neighbour's fetch of port %d ends with %v, reached should be %v", c.behaviour, port, err, want)
-			}
-		}
-		for _, loopback := range []string{"127.0.0.1", "::1"} {
-			if _, err := stage.Fetch(t, s.Lab.Host, hostPort(loopback, 8302), "/"); err != nil {
-				t.Errorf("%s: from the host itself over %s: %v", c.behaviour, loopback, err)
 			}
 		}
 		s.Docker(t, "rm", "-f", "bound")
