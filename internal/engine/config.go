@@ -23,6 +23,7 @@ type Layout struct {
 	Rootless   bool          // the machine is an ordinary user's
 	Version    string        // of dockerd; "" for the bundled one's
 	Mode       portolan.Mode // what new networks get
+	Swarm      bool          // dockerd is in swarm mode, or about to be: no live-restore
 }
 
 // engineSocket is where programs in the machine expect the engine.
@@ -113,6 +114,9 @@ func (l Layout) DaemonJSON(options map[string]any) ([]byte, error) {
 		merged[key] = value
 	}
 	maps.Copy(merged, owned)
+	if l.Swarm {
+		merged["live-restore"] = false // dockerd takes only one of them
+	}
 	return json.MarshalIndent(merged, "", "  ")
 }
 

@@ -25,7 +25,7 @@ func (s *Supervisor) Configure(ctx context.Context, mode portolan.Mode, options 
 	s.config.Lock()
 	defer s.config.Unlock()
 	layout := s.Layout
-	layout.Mode = mode
+	layout.Mode, layout.Swarm = mode, inSwarm()
 	if err := s.try(ctx, layout, options); err != nil {
 		return err
 	}

@@ -43,6 +43,7 @@ type Supervisor struct {
 func (s *Supervisor) Run(ctx context.Context) error {
 	s.update(func(e *api.Engine) { e.Source, e.Version = s.Source, s.Version })
 	s.config.Lock()
+	s.Layout.Swarm = inSwarm()
 	configs, err := s.writeConfig()
 	s.config.Unlock()
 	if err != nil {

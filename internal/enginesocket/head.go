@@ -160,6 +160,12 @@ func (h *head) maySwitch() bool {
 		(strings.HasSuffix(path, "/attach") || strings.HasPrefix(path, "/exec/") && strings.HasSuffix(path, "/start"))
 }
 
+// entersSwarm reports `docker swarm init` and `docker swarm join`.
+func (h *head) entersSwarm() bool {
+	path := h.path()
+	return h.method == "POST" && (path == "/swarm/init" || path == "/swarm/join")
+}
+
 // withTarget is the head's bytes with another target.
 func (h *head) withTarget(target string) []byte {
 	rest := h.raw[len(h.method)+1+len(h.target):]

@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"net/url"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -23,7 +24,10 @@ type Config struct {
 	// Extra says what a container or build that is about to be made gets. It is
 	// asked for each. nil adds nothing.
 	Extra func(context.Context) Extra
-	Log   *slog.Logger
+	// BeforeSwarm is called before the engine is asked to enter swarm mode. nil does
+	// nothing.
+	BeforeSwarm func(context.Context)
+	Log         *slog.Logger
 }
 
 // Proxy carries clients to the engine.
@@ -102,12 +106,30 @@ func isDial(err error) bool {
 	return errors.As(err, &op) && op.Op == "dial"
 }
 
+// The engine may be about to start again, with another configuration or because
+// it died: that takes a second or two, for which a client waits.
+const (
+	restartTime = 5 * time.Second
+	restartLook = 50 * time.Millisecond
+)
+
+// dial opens a connection to the engine.
 func (p *Proxy) dial(ctx context.Context) (Conn, error) {
-	conn, err := new(net.Dialer).DialContext(ctx, "unix", p.config.Engine)
-	if err != nil {
-		return nil, err
+	for began := time.Now(); ; {
+		conn, err := new(net.Dialer).DialContext(ctx, "unix", p.config.Engine)
+		if err == nil {
+			return conn.(*net.UnixConn), nil // what a dial of "unix" returns
+		}
+		absent := errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED)
+		if !absent || time.Since(began) > restartTime {
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(restartLook):
+		}
 	}
-	return conn.(*net.UnixConn), nil // what a dial of "unix" returns
 }
 
 func (p *Proxy) extra(ctx context.Context) Extra {

@@ -107,6 +107,9 @@ func (s *session) request(ctx context.Context, h head) error {
 	if h.maySwitch() {
 		return s.requestSwitch(ctx, h)
 	}
+	if before := s.proxy.config.BeforeSwarm; before != nil && h.entersSwarm() {
+		before(ctx)
+	}
 	if s.engine == nil {
 		if err := s.dial(ctx); err != nil {
 			return err
