@@ -82,6 +82,10 @@ type Port struct {
 	Name string `json:"name,omitempty"`
 	// Added says that `portolan ports add` published it, not the engine.
 	Added bool `json:"added,omitempty"`
+	// HostNetwork says that a container with --network host opened it; ContainerID is
+	// that container's, where it is known.
+	HostNetwork bool   `json:"hostNetwork,omitempty"`
+	ContainerID string `json:"containerId,omitempty"`
 	Traffic
 	// Error says why the host's listener does not stand, or for what it waits;
 	// "" when it can be reached.
