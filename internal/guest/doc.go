@@ -12,6 +12,7 @@
 //	/run                               a tmpfs that mirrors the host's entries
 //	/run/portolan                      the directory shared with the daemon
 //	/run/portolan-agent                the agent's own, gone with the machine
+//	/run/host-services                 sockets that lead to the host; PID 1 holds them
 //	/var/lib/docker, /var/lib/containerd  the profile's engine directory
 //	the profile's run directory        hidden: it holds the control socket;
 //	                                   docker.sock leads to the engine

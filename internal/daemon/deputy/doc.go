@@ -1,8 +1,9 @@
-// Package deputy is the process that does for a confined daemon the two things
+// Package deputy is the process that does for a confined daemon the three things
 // which the daemon may not do itself (package confine): say which process holds
-// a port, for that means a look into other processes, and start a router helper
-// in place of one that died, for that means to start a program. It does nothing
-// else, decides nothing and opens no socket. Only package daemon and the command
+// a port, for that means a look into other processes; start a router helper in
+// place of one that died, for that means to start a program; and, for root,
+// connect to another user's unix socket, the ssh-agent say, unless it is one that
+// hostservice.Guard forbids. It does nothing else and decides nothing. Only package daemon and the command
 // line's hidden command import it.
 //
 // Theory of operation. The daemon starts it before it confines itself, with the

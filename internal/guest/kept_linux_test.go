@@ -1,0 +1,111 @@
+package guest
+
+import (
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// keptPath tells the test binary to be an agent.
+const keptPath = "PORTOLAN_TEST_KEPT_PATH"
+
+// TestKept plays PID 1 and two agents: what the first hands over the second has,
+// with the client that came in between; what is dropped nobody has.
+func TestKept(t *testing.T) {
+	if path := os.Getenv(keptPath); path != "" {
+		playAgent(t, path)
+		return
+	}
+	k, err := newKeeper(slog.New(slog.NewTextHandler(t.Output(), nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "s")
+	agent := func() string {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^TestKept$")
+		k.give(cmd)
+		cmd.Env = append(cmd.Env, keptPath+"="+path)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		return string(out)
+	}
+	kept := func(want int) {
+		t.Helper()
+		for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			k.mu.Lock()
+			n := len(k.files)
+			k.mu.Unlock()
+			if n == want {
+				return
+			}
+			if time.Now().After(end) {
+				t.Fatalf("PID 1 holds %d sockets, want %d", n, want)
+			}
+		}
+	}
+	if out := agent(); !strings.Contains(out, "made") {
+		t.Errorf("the first agent: %s", out)
+	}
+	kept(1)
+	client, err := new(net.Dialer).DialContext(t.Context(), "unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if out := agent(); !strings.Contains(out, "accepted") {
+		t.Errorf("the second agent: %s", out)
+	}
+	kept(0)
+}
+
+// playAgent makes the listener, or takes it, serves one client and drops it.
+func playAgent(t *testing.T, path string) {
+	k, err := OpenKept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if os.Getenv(keptVariable) != "" {
+		t.Error("programs that the agent starts are told of its sockets")
+	}
+	l, err := k.Take("a socket")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l == nil {
+		made, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		made.SetUnlinkOnClose(false)
+		if err := k.Keep("a socket", made); err != nil {
+			t.Fatal(err)
+		}
+		closed := make(chan struct{})
+		go func() {
+			_, _ = made.Accept()
+			close(closed)
+		}()
+		time.Sleep(50 * time.Millisecond) // until it waits; sooner, the test would see less
+		_ = made.Close()
+		<-closed // or a listener that is held can't be closed
+		println("made")
+		return
+	}
+	conn, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = conn.Close()
+	if err := k.Drop("a socket"); err != nil {
+		t.Fatal(err)
+	}
+	println("accepted")
+}
