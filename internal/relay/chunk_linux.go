@@ -12,6 +12,7 @@ type chunk struct {
 	pipe *pipe
 	data []byte // what is left, when in memory
 	lent bool   // data is the worker's buffer
+	held int    // bytes that stuck counts
 	n    int
 }
 
@@ -70,7 +71,8 @@ func (c *chunk) writeOnce(fd int) (int, error) {
 // keep takes what is left out of the worker's buffer.
 func (c *chunk) keep() {
 	if c.lent {
-		c.data, c.lent = append([]byte(nil), c.data...), false
+		c.data, c.lent, c.held = append([]byte(nil), c.data...), false, len(c.data)
+		stuck.add(c.held)
 	}
 }
 
@@ -81,6 +83,9 @@ func (c *chunk) spill() {
 	if c.pipe == nil {
 		return
 	}
+	if !stuck.room(c.n) {
+		return // it is not well with others, but better than without memory
+	}
 	data := make([]byte, c.n)
 	for got := 0; got < len(data); {
 		n, err := read(c.pipe.r, data[got:])
@@ -90,7 +95,8 @@ func (c *chunk) spill() {
 		got += n
 	}
 	pipes.put(c.pipe)
-	c.pipe, c.data = nil, data
+	c.pipe, c.data, c.held = nil, data, len(data)
+	stuck.add(c.held)
 }
 
 // release gives the pipe back; one with bytes left is closed.
@@ -101,5 +107,6 @@ func (c *chunk) release() {
 	case c.pipe != nil:
 		pipes.discard(c.pipe)
 	}
+	stuck.add(-c.held)
 	*c = chunk{}
 }

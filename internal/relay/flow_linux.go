@@ -217,6 +217,7 @@ func (h *half) fill(src *end, scratch []byte) error {
 			return err
 		}
 	}
+	scratch = stuck.limit(scratch)
 	err := h.chunk.receive(src.fd, scratch)
 	h.bulk = h.chunk.n == len(scratch)
 	if src.tcp && !h.bulk && !src.hungUp && !src.urgent && h.chunk.n > 0 {
