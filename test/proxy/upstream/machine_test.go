@@ -345,7 +345,7 @@ func (m machine) checkClosed(t *testing.T) {
 	m.lab.StartUDPEcho(t, m.lab.Neighbour, net.JoinHostPort(lab.NeighbourV4, "7"))
 	near := net.JoinHostPort(lab.NeighbourV4, "8090")
 	m.choose("", "*", nil)
-	if r := m.Toolbox(t, nil, "dial", "tcp", near); r.Outcome == testimage.OK {
+	if r := m.Toolbox(t, nil, "dial", "tcp", near); r.Outcome != testimage.Prohibited {
 		t.Errorf("TCP: %+v", r)
 	}
 	if r := m.Toolbox(t, nil, "udp-send", net.JoinHostPort(lab.NeighbourV4, "7"), "-timeout", "2s"); r.Outcome == testimage.OK {
@@ -358,7 +358,7 @@ func (m machine) checkClosed(t *testing.T) {
 		t.Errorf("forward proxy: %s", out)
 	}
 	m.choose("", "*", []string{lab.NeighbourV4})
-	if r := m.Toolbox(t, nil, "dial", "tcp", near); r.Outcome != testimage.OK {
+	if r := m.Toolbox(t, nil, "dial", "tcp", near); r.Outcome != testimage.Connected {
 		t.Errorf("excluded, TCP: %+v", r)
 	}
 	if r := m.Toolbox(t, nil, "udp-send", net.JoinHostPort(lab.NeighbourV4, "7")); r.Outcome != testimage.OK {

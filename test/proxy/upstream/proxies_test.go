@@ -150,7 +150,7 @@ unlinkd_program %[8]s/usr/lib/squid/unlinkd
 netdb_filename none
 shutdown_lifetime 0 seconds
 `, squidOpen, squidBasic, squidTLS, o.write("squid.pem", cert, 0o600), login, lab.DNSV4, o.dir, where), 0o644)
-	stop = o.start([]string{squidOpen, squidBasic, squidTLS}, filepath.Join(where, "usr/sbin/squid"), "--foreground", "-f", config)
+	stop = o.start([]string{squidOpen, squidBasic, squidTLS}, filepath.Join(where, "usr/sbin/squid"), "-N", "-f", config)
 	return ca, stop
 }
 
