@@ -40,10 +40,16 @@ type asked struct {
 
 func checkRoutes(t *testing.T, s *stage.Stage) {
 	m := asked{t, s, filepath.Join(s.Lab.Dir, "home")}
+	if s.User != nil {
+		m.home = s.User.HomeDir
+		m.ConfDir = filepath.Join(m.home, ".config", "portolan")
+		s.Portolan(t, "settings", "set", "proxy.mode", "system") // makes the directories
+	} else {
+		s.Env = append(s.Env, "HOME="+m.home)
+	}
 	if err := os.MkdirAll(filepath.Join(m.home, ".config"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	s.Env = append(s.Env, "HOME="+m.home)
 	m.setKDE("kde-1")
 	s.Portolan(t, "up")
 	t.Run("system", func(t *testing.T) { m.on(t).checkSystem() })
