@@ -166,6 +166,7 @@ func (d *daemon) pending(ctx context.Context) []string {
 	} else if docker0, err := bridgeIPv6(ctx, d.Profile.EngineSocket()); err == nil && docker0 != wanted.Mode.IPv6() {
 		found = append(found, fmt.Sprintf("%s %s: docker0 follows when the engine restarts while no container runs: stop them and type: portolan settings apply", settings.KeyMode, wanted.Mode))
 	}
+	found = append(found, d.outdatedNetworks(ctx, wanted.Mode)...)
 	if wanted.RandomPorts != running.RandomPorts {
 		found = append(found, fmt.Sprintf("%s %s: counts when the engine restarts: portolan settings apply", settings.KeyRandom, wanted.RandomPorts))
 	}

@@ -92,6 +92,7 @@ func checkMode(t *testing.T, s *stage.Stage, mode string, v4, v6 bool) {
 	}
 	s.Docker(t, "network", "create", "new")
 	t.Cleanup(func() { s.Docker(t, "network", "rm", "new") })
+	checkOverrides(t, s, v4, v6)
 	if got, want := networkFamilies(t, s, "new"), fmt.Sprint(v4, v6); got != want {
 		t.Errorf("a new network has IPv4, IPv6: %s, want %s", got, want)
 	}
@@ -259,6 +260,9 @@ func checkPending(t *testing.T, s *stage.Stage) {
 	if out, code := s.TryPortolan(t, "settings", "set", "defaultNetworkingMode", "ipv4only"); code != 1 || !strings.Contains(out, "--later") {
 		t.Errorf("without an answer: exit code %d: %s", code, out)
 	}
+	s.Docker(t, "network", "create", "older")
+	s.Docker(t, "network", "create", "--ipv4", "--ipv6=false", "chosen")
+	defer s.Docker(t, "network", "rm", "older", "chosen")
 	s.Portolan(t, "settings", "set", "--later", "defaultNetworkingMode", "ipv4only")
 	eventually(t, "IPv6 is refused", func() bool { return s.Exec(t, "always", "ping", lab.WebV6).Outcome == testimage.NetUnreachable })
 	waits := func(p string) bool { return strings.Contains(p, "portolan settings apply") }
@@ -266,8 +270,8 @@ func checkPending(t *testing.T, s *stage.Stage) {
 		t.Errorf("pending: %q", got)
 	}
 	s.Portolan(t, "settings", "apply", "--yes")
-	if got := s.Status(t).Pending; len(got) != 1 || !strings.Contains(got[0], "docker0") {
-		t.Errorf("after the restart, with a container on docker0, pending: %q", got)
+	if got := s.Status(t).Pending; len(got) != 2 || !strings.Contains(got[0], "docker0") || !strings.Contains(got[1], "network older has IPv6, which leads nowhere now") {
+		t.Errorf("after the restart, with a container on docker0 and a network of before, pending: %q", got)
 	}
 }
 
