@@ -17,6 +17,7 @@ import (
 	"github.com/portolan-net/portolan/internal/hostnet"
 	"github.com/portolan-net/portolan/internal/portolan"
 	"github.com/portolan-net/portolan/internal/publish"
+	"github.com/portolan-net/portolan/internal/settings"
 )
 
 // How often the host is looked at while containers use the machine's own network:
@@ -37,7 +38,10 @@ type hostNetwork struct {
 
 	missing map[portolan.Binding]string // why; what the log has been told
 	enabled bool                        // by the setting, when the table was last made true
+	binding settings.PortBinding        // the setting, when the listeners were last moved
 	sent    []portolan.Listener         // what the agent knows of the host; nil for nothing
+	sockets []hostnet.Socket            // of the host, when services last looked; their owners do not change
+	own     map[uint32]bool             // of them, this process's
 
 	wake chan struct{} // something below has changed
 	mu   sync.Mutex    // guards the two below
@@ -50,6 +54,7 @@ func newHostNetwork(d *daemon, cfg publish.Config) *hostNetwork {
 	h := &hostNetwork{daemon: d, log: d.Log.With("part", "host-network"), missing: map[portolan.Binding]string{}, wake: make(chan struct{}, 1)}
 	cfg.Machine = throughAgent{cfg.Machine, d.Profile.SharedDir()}
 	cfg.Labels, cfg.Log = nil, h.log
+	h.binding = d.values.Load().PortBinding
 	h.table = publish.New(cfg)
 	return h
 }
@@ -102,6 +107,10 @@ func (h *hostNetwork) run(ctx context.Context) {
 		case <-h.wake:
 			h.reconcile(ctx)
 		case <-again:
+			if now := h.values.Load().PortBinding; now != h.binding {
+				h.binding = now
+				h.table.Rebind(ctx)
+			}
 			if h.enabled != h.values.Load().HostNetwork || len(h.missing) > 0 && time.Since(tried) > takenLook {
 				tried = time.Now()
 				h.reconcile(ctx)
@@ -208,9 +217,12 @@ func (h *hostNetwork) services() ([]portolan.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	own, first := hostnet.OwnSockets(), firstOutgoing()
+	if !slices.Equal(h.sockets, sockets) {
+		h.sockets, h.own = sockets, hostnet.OwnSockets()
+	}
+	first := firstOutgoing()
 	for _, s := range sockets {
-		if own[s.Inode] || s.Proto == portolan.UDP && s.Addr.Port() >= first {
+		if h.own[s.Inode] || s.Proto == portolan.UDP && s.Addr.Port() >= first {
 			continue // the latter are mostly clients
 		}
 		for _, l := range s.Listeners() {

@@ -417,17 +417,21 @@ func checkOnlyContainers(t *testing.T, s *stage.Stage) {
 }
 
 func checkBinding(t *testing.T, s *stage.Stage) {
+	serve(t, s, "web", "web", "-addr", ":8080", "-name", "web")
+	fromLAN := func() bool {
+		v, err := visitor(t, s.Lab.Neighbour, lab.HostV4+":8080")
+		return err == nil && v.Name == "web"
+	}
+	stage.Eventually(t, limit, "the LAN reaches it", fromLAN)
 	s.Portolan(t, "settings", "set", "portBindingBehavior", "default-local-port-binding")
 	t.Cleanup(func() { s.Portolan(t, "settings", "unset", "portBindingBehavior") })
-	serve(t, s, "web", "web", "-addr", ":8080", "-name", "web")
+	stage.Eventually(t, limit, "the LAN reaches it no longer", func() bool { return !fromLAN() })
 	onHost(t, s, "tcp 0.0.0.0:8080", "tcp [::]:8080")
 	if v, err := visitor(t, s.Lab.Host, "127.0.0.1:8080"); err != nil || v.Name != "web" {
 		t.Errorf("on loopback: %+v, %v", v, err)
 	}
-	if conn, err := s.Lab.Neighbour.Dial(t.Context(), "tcp", lab.HostV4+":8080"); err == nil {
-		conn.Close()
-		t.Error("the LAN reaches it")
-	}
+	s.Portolan(t, "settings", "unset", "portBindingBehavior")
+	stage.Eventually(t, limit, "the LAN reaches it again", fromLAN)
 }
 
 func checkOff(t *testing.T, s *stage.Stage) {
