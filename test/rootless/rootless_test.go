@@ -37,6 +37,7 @@ func TestRootless(t *testing.T) {
 		{"outbound", stage.CheckOutbound},
 		{"published ports", checkPublish},
 		{"low ports", checkLowPorts},
+		{"random ports", checkRandomPorts},
 		{"user-defined networks", checkNetworks},
 		{"init", checkInit},
 		{"bind mounts", checkBindMounts},
@@ -162,6 +163,32 @@ func checkLowPorts(t *testing.T, s *stage.Stage) {
 	s.Serve(t, "low", []string{"-p", "80:80"}, "web")
 	if got, err := stage.Fetch(t, s.Lab.Neighbour, hostPort(lab.HostV4, 80), "/ip"); err != nil || got != lab.NeighbourV4 {
 		t.Errorf("the container sees the neighbour as %q (%v)", got, err)
+	}
+}
+
+// checkRandomPorts has the host use the ports that dockerd would choose next.
+func checkRandomPorts(t *testing.T, s *stage.Stage) {
+	choice := func() uint16 {
+		t.Helper()
+		s.Docker(t, "run", "-d", "--name", "random", "-p", "127.0.0.1::80", testimage.Name, "web")
+		defer s.Docker(t, "rm", "-f", "random")
+		return netip.MustParseAddrPort(s.Docker(t, "port", "random", "80")).Port()
+	}
+	last := choice()
+	for port := last + 1; port <= last+9; port++ {
+		l, err := s.Lab.Host.Listen("tcp", hostPort("127.0.0.1", port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = l.Close() })
+	}
+	socket := fmt.Sprintf("0100007F:%04X 00000000:0000 0A", last+9)
+	stage.Eventually(t, 5*time.Second, "the last of them has a placeholder", func() bool {
+		out, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/tcp", s.Status(t).Machine.PID))
+		return err == nil && strings.Contains(string(out), socket)
+	})
+	if got := choice(); got != last+10 {
+		t.Errorf("the port after %d, with nine busy ones, is %d, want %d", last, got, last+10)
 	}
 }
 
