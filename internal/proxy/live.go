@@ -75,10 +75,14 @@ func NewLive(source *Source, host Host, load Loader, log *slog.Logger) *Live {
 	return &Live{Source: source, Host: host, Load: load, Log: log, wake: make(chan struct{}, 1), scripts: scripts{}}
 }
 
-// Choose takes the settings.
+// Choose takes the settings. Scripts are loaded again, whether these are others
+// than before or not.
 func (l *Live) Choose(c Choices) {
 	l.mu.Lock()
 	l.choices = c
+	for _, one := range l.scripts {
+		one.due = time.Time{}
+	}
 	l.applyLocked()
 	l.mu.Unlock()
 	l.poke()

@@ -171,7 +171,7 @@ func TestPorts(t *testing.T) {
 func TestParsePAC(t *testing.T) {
 	for text, want := range map[string]string{
 		"http://wpad/x": "", "https://a.example/p.pac?x": "", "/etc/proxy.pac": "/etc/proxy.pac", "file:///etc/a%20b.pac": "/etc/a b.pac", "file://localhost/x": "/x",
-		"proxy.pac": "error", "ftp://x/y": "error", "http://": "error", "file://other/x": "error", "": "error",
+		"proxy.pac": "error", "ftp://x/y": "error", "http://": "error", "file://other/x": "error", "http://u:p@a/x": "error", "": "error",
 	} {
 		path, err := ParsePAC(text)
 		if err != nil {

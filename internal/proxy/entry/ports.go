@@ -47,6 +47,9 @@ func ParsePAC(text string) (path string, err error) {
 	}
 	switch strings.ToLower(u.Scheme) {
 	case "http", "https":
+		if u.User != nil {
+			return "", fmt.Errorf("has a user in it, and would be shown in logs: scripts are loaded without a login")
+		}
 		if u.Host != "" {
 			return "", nil
 		}
