@@ -258,4 +258,26 @@ func TestOrdinaryUser(t *testing.T) {
 	sees(t, s, a, kept...)
 	sees(t, s, a, run("-u", "1000:1000")...)
 	checkKills(t, s, a, kept)
+
+	// A socket of the user's own, and one of the engine's by another name.
+	s.Portolan(t, "forward", "add", "unix:mine.sock", "unix:"+a.socket, "--from", "machine")
+	sees(t, s, a, "run", "--rm", "--mount", "type=bind,src=/run/host-services/mine.sock,target=/mine", "-e", "SSH_AUTH_SOCK=/mine", sshImage)
+	engine := filepath.Join(s.User.HomeDir, "engine.sock")
+	if err := os.Symlink(filepath.Join(s.RunDir, "default", "docker.sock"), engine); err != nil {
+		t.Fatal(err)
+	}
+	if out, code := s.TryPortolan(t, "forward", "add", "unix:e.sock", "unix:"+engine, "--from", "machine"); code != 1 || !strings.Contains(out, "rules an engine or Portolan") {
+		t.Errorf("the engine's socket: exit code %d: %s", code, out)
+	}
+	// What is another user's stays that user's.
+	foreign := filepath.Join(s.Lab.Dir, "roots.sock")
+	listen(t, s, "unix", foreign, "root")
+	if err := os.Chmod(foreign, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.Portolan(t, "forward", "add", "unix:roots.sock", "unix:"+foreign, "--from", "machine")
+	out, _ := s.TryDocker(t, "run", "--rm", "--mount", "type=bind,src=/run/host-services/roots.sock,target=/roots", sshImage, "dial", "unix", "/roots")
+	if strings.TrimSpace(out) != "EOF" {
+		t.Errorf("root's socket answers: %s", out)
+	}
 }
