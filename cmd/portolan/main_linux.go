@@ -29,6 +29,7 @@ func platform() cli.Platform {
 		AsRoot:       machine.RunMapped,
 		RemoveTree:   machine.RemoveTree,
 		LocateEngine: locateEngine,
+		HostAccess:   hostAccess(),
 		Remains:      daemon.Remains,
 		ProbeOutbound: func(ctx context.Context, p profile.Profile, target string) (string, error) {
 			return agent.Probe(ctx, p.SharedDir(), target)

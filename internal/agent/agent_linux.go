@@ -53,6 +53,9 @@ func Run(ctx context.Context, log *slog.Logger) error {
 	told := newReport(daemon)
 	random.Show()
 	report := func(e api.Engine) {
+		if err := guest.AdmitLink(); err != nil {
+			log.Warn("admit the link to the engine's networks", "err", err)
+		}
 		if !e.Ready { // dockerd has ended, and starts again
 			random.Show()
 		}

@@ -8,6 +8,8 @@
 //	DELETE /v1/ports  PortRequest: ends that
 //	GET  /v1/dns/query?name=NAME&type=TYPE  DNSAnswer
 //	GET  /v1/route?url=URL&container=NAME  Routes
+//	GET  /v1/names    Names
+//	GET  /v1/connect  ConnectOffer, or why the host may not be connected
 //	POST /v1/down     stops the machine, then the daemon; answers when the machine is gone
 //	POST /v1/settings reads the settings again and answers Applied; with ?restart=true the engine restarts where they need it
 //	POST /v1/release  stops the daemon; the machine goes on and the next daemon takes it over
@@ -32,6 +34,7 @@ type Status struct {
 	Machine    Process       `json:"machine"` // PID 1 of the machine, as the host counts
 	Engine     Engine        `json:"engine"`
 	Ports      []Port        `json:"ports"`
+	Connection *Connection   `json:"connection,omitempty"` // nil: the host is not connected
 	Mode       portolan.Mode `json:"mode"`
 	Pending    []string      `json:"pending,omitempty"`  // settings that do not count everywhere yet, and when they will
 	Problems   []string      `json:"problems,omitempty"` // each says what to do

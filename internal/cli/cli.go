@@ -75,6 +75,7 @@ type Platform struct {
 	// ProbeOutbound opens a TCP connection to target from inside the running
 	// machine and says over which way it went.
 	ProbeOutbound func(ctx context.Context, p profile.Profile, target string) (string, error)
+	HostAccess
 	// LocateEngine says which engine a machine would use, for auto, bundled or
 	// a path: a sentence for doctor.
 	LocateEngine func(ctx context.Context, engine string) (string, error)

@@ -105,6 +105,12 @@ func (g *global) printStatus(s api.Status, now time.Time) {
 	if s.Mode != "" {
 		row("mode", "%s", s.Mode)
 	}
+	if c := s.Connection; c != nil {
+		row("connected", "%s", describeConnection(*c))
+		for _, refused := range c.Refused {
+			row("", "not to %s", refused)
+		}
+	}
 	for _, p := range []struct {
 		name string
 		api.Process

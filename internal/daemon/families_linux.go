@@ -10,6 +10,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/portolan-net/portolan/internal/profile"
 )
 
 // families are the IP versions that the host can really use.
@@ -44,12 +46,12 @@ var (
 
 // look asks the kernel how it would send, with all its rules and tables, so that
 // a VPN's are counted.
-func (h *hostFamilies) look(log *slog.Logger) {
+func (h *hostFamilies) look(own profile.Profile, log *slog.Logger) {
 	found := families{v4: routed(somewhere4), v6: routed(somewhere6)}
 	if before := h.families.Swap(&found); before == nil || *before != found {
 		log.Info("address families of the host", "ipv4", found.v4, "ipv6", found.v6)
 	}
-	if routes, err := hostRoutes(); err == nil {
+	if routes, err := hostRoutes(own); err == nil {
 		h.routes.Store(&routes)
 	}
 }
@@ -65,8 +67,9 @@ func routed(dst net.IP) bool {
 	return ok && !src.IsLinkLocalUnicast() && !src.IsLoopback()
 }
 
-// follow looks again whenever a route or an address changes.
-func (h *hostFamilies) follow(ctx context.Context, log *slog.Logger) error {
+// follow looks again whenever a route or an address changes. own is the profile
+// whose connection is left out.
+func (h *hostFamilies) follow(ctx context.Context, own profile.Profile, log *slog.Logger) error {
 	routes, addrs := make(chan netlink.RouteUpdate, 64), make(chan netlink.AddrUpdate, 64)
 	done := make(chan struct{})
 	defer close(done)
@@ -78,7 +81,7 @@ func (h *hostFamilies) follow(ctx context.Context, log *slog.Logger) error {
 		return fmt.Errorf("watch the host's addresses: %w", err)
 	}
 	for {
-		h.look(log)
+		h.look(own, log)
 		var open bool
 		select {
 		case <-ctx.Done():

@@ -9,6 +9,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/portolan-net/portolan/internal/profile"
 )
 
 // A family counts when the kernel would route it to the internet, with a source
@@ -36,7 +38,7 @@ func TestHostFamilies(t *testing.T) {
 	var h hostFamilies
 	expect := func(what string, want families) {
 		t.Helper()
-		h.look(slog.New(slog.DiscardHandler))
+		h.look(profile.Profile{}, slog.New(slog.DiscardHandler))
 		if got := h.now(); got != want {
 			t.Errorf("%s: %+v, want %+v", what, got, want)
 		}

@@ -5,34 +5,27 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/vishvananda/netlink"
-
+	"github.com/portolan-net/portolan/internal/connect"
 	"github.com/portolan-net/portolan/internal/portolan"
+	"github.com/portolan-net/portolan/internal/profile"
 	"github.com/portolan-net/portolan/internal/settings"
 )
 
 // hostRoutes lists the networks that the host has routes to, without default
-// routes, link-local and multicast ones.
-func hostRoutes() ([]netip.Prefix, error) {
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
+// routes, link-local and multicast ones, and without those that lead to the
+// profile's own machine.
+func hostRoutes(own profile.Profile) ([]netip.Prefix, error) {
+	index, _, err := connect.Find(own)
 	if err != nil {
-		return nil, fmt.Errorf("list the host's routes: %w", err)
+		return nil, err
+	}
+	_, routes, err := connect.HostRoutes(index)
+	if err != nil {
+		return nil, err
 	}
 	var found []netip.Prefix
 	for _, route := range routes {
-		if route.Dst == nil {
-			continue
-		}
-		addr, ok := netip.AddrFromSlice(route.Dst.IP)
-		if !ok {
-			continue
-		}
-		addr = addr.Unmap()
-		ones, _ := route.Dst.Mask.Size()
-		if ones == 0 || addr.IsLinkLocalUnicast() || addr.IsMulticast() || addr.IsLoopback() {
-			continue
-		}
-		found = append(found, netip.PrefixFrom(addr, ones).Masked())
+		found = append(found, route.Prefix)
 	}
 	slices.SortFunc(found, netip.Prefix.Compare)
 	return slices.Compact(found), nil

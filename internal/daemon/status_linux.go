@@ -36,6 +36,7 @@ func (d *daemon) status(ctx context.Context) api.Status {
 	ports := d.ports
 	d.mu.Unlock()
 	s.Mode = d.mode()
+	s.Connection = d.connection()
 	s.Problems = append(s.Problems, d.settings.Snapshot().Problems...)
 	s.Problems = append(s.Problems, d.proxyProblems()...)
 	s.Problems = append(s.Problems, d.clashes(d.families.hostRoutes())...)

@@ -95,13 +95,15 @@ func (n *Namespace) release(conn *net.UnixConn) error {
 	if n.host.holder == nil || conn != nil && conn != n.host.holder {
 		return nil
 	}
+	holder := n.host.holder
+	n.host.holder = nil
+	err := removeHostEnd()
 	if conn == nil {
 		// It may be gone, and will be found to be.
-		_ = n.host.holder.SetWriteDeadline(time.Now().Add(helperPatience))
-		_, _ = fmt.Fprintln(n.host.holder, wordEnded)
+		_ = holder.SetWriteDeadline(time.Now().Add(helperPatience))
+		_, _ = fmt.Fprintln(holder, wordEnded)
 	}
-	n.host.holder = nil
-	return removeHostEnd()
+	return err
 }
 
 // admit sets up the router's end of the veth that the holder has made.
@@ -150,7 +152,8 @@ func removeHostEnd() error {
 	if err == nil {
 		err = netlink.LinkDel(dev)
 	}
-	if _, none := errors.AsType[netlink.LinkNotFoundError](err); err != nil && !none {
+	_, none := errors.AsType[netlink.LinkNotFoundError](err)
+	if err != nil && !none && !errors.Is(err, unix.ENODEV) { // the holder removes it, too
 		return fmt.Errorf("remove %s: %w", hostName, err)
 	}
 	c, err := nftables.New()

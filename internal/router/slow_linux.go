@@ -63,6 +63,10 @@ func (d *Datapath) slowTCP(ctx context.Context, held *heldTable, p packet, now t
 		d.writeSlow(buildReset(p, header))
 		return
 	}
+	if d.inside(p.dst) {
+		d.refuseTCP(p.raw, errInside)
+		return
+	}
 	held.syn(ctx, flow, header.seq, p.raw, now)
 }
 
@@ -92,11 +96,12 @@ func (d *Datapath) slowICMP(handler datapath.Handler, p packet) {
 		return
 	}
 	id, seq := binary.BigEndian.Uint16(p.payload[4:]), binary.BigEndian.Uint16(p.payload[6:])
-	handler.HandleEcho(portolan.Flow{
-		Proto: portolan.ICMP,
-		Src:   netip.AddrPortFrom(p.src, id),
-		Dst:   netip.AddrPortFrom(p.dst, id),
-	}, seq, p.payload[8:])
+	flow := portolan.Flow{Proto: portolan.ICMP, Src: netip.AddrPortFrom(p.src, id), Dst: netip.AddrPortFrom(p.dst, id)}
+	if d.inside(p.dst) {
+		_ = d.RefuseEcho(flow, seq, p.payload[8:], errInside) // never fails
+		return
+	}
+	handler.HandleEcho(flow, seq, p.payload[8:])
 }
 
 // ReplyEcho implements datapath.Machine.

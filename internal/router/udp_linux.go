@@ -92,5 +92,9 @@ func (d *Datapath) handleUDP(handler datapath.Handler, flow portolan.Flow, paylo
 		d.log.Debug("drop source that the machine does not have", "flow", flow)
 		return
 	}
+	if d.inside(flow.Dst.Addr()) {
+		_ = d.RefuseUDP(flow, payloads[0], errInside) // never fails
+		return
+	}
 	handler.HandleUDP(flow, payloads...)
 }

@@ -26,7 +26,9 @@ import (
 )
 
 // Sources are the logs that a profile has, each SOURCE.log in its directory.
-func Sources() []string { return []string{"daemon", "helper", "agent", "engine", "containerd"} }
+func Sources() []string {
+	return []string{"daemon", "helper", "agent", "engine", "containerd", "connect"}
+}
 
 // Line is one line of one log, without its end.
 type Line struct {

@@ -1,0 +1,74 @@
+package daemon
+
+import (
+	"fmt"
+	"net/http"
+	"net/netip"
+
+	"github.com/portolan-net/portolan/internal/api"
+	"github.com/portolan-net/portolan/internal/connect"
+	"github.com/portolan-net/portolan/internal/router"
+	"github.com/portolan-net/portolan/internal/settings"
+)
+
+// hostLink is what the daemon knows of the host's own way to the machine's
+// networks. The connector keeps that; the daemon says whether it may, and shows it.
+type hostLink struct {
+	path     *router.Datapath
+	networks func() []netip.Prefix // the machine's, as the agent has told
+	names    *hostNames
+}
+
+func (d *daemon) setHostLink(path *router.Datapath, networks func() []netip.Prefix, names *hostNames) {
+	d.host.Store(&hostLink{path, networks, names})
+	d.endForbidden()
+}
+
+// serveConnect is GET /v1/connect, and GET /v1/names.
+func (d *daemon) serveConnect(mux *http.ServeMux) {
+	mux.HandleFunc("GET /v1/connect", func(w http.ResponseWriter, _ *http.Request) {
+		if !d.values.Load().Connect {
+			answer(w, http.StatusForbidden, map[string]string{"error": fmt.Sprintf(
+				"the setting %s is false; see: portolan settings get %s", settings.KeyConnect, settings.KeyConnect)}, d.Log)
+			return
+		}
+		answer(w, http.StatusOK, api.ConnectOffer{Link: d.spec.Link}, d.Log)
+	})
+	mux.HandleFunc("GET /v1/names", func(w http.ResponseWriter, _ *http.Request) {
+		names := api.Names{}
+		if host := d.host.Load(); host != nil {
+			names = host.names.zone.Names()
+		}
+		answer(w, http.StatusOK, names, d.Log)
+	})
+}
+
+// endForbidden disconnects the host when the settings have come to forbid it.
+func (d *daemon) endForbidden() {
+	host := d.host.Load()
+	if host == nil || d.values.Load().Connect {
+		return
+	}
+	if err := host.path.Disconnect(); err != nil {
+		d.Log.Warn("disconnect the host", "err", err)
+	}
+}
+
+// connection is what status shows of it; nil when the host is not connected.
+func (d *daemon) connection() *api.Connection {
+	index, name, err := connect.Find(d.Profile)
+	host := d.host.Load()
+	if err != nil || index == 0 || host == nil {
+		return nil
+	}
+	own, others, err := connect.HostRoutes(index)
+	if err != nil {
+		return nil
+	}
+	c := &api.Connection{Interface: name, Address: d.spec.Link.Outside(), Networks: own}
+	_, refused := connect.Plan(host.networks(), others)
+	for _, r := range refused {
+		c.Refused = append(c.Refused, r.String())
+	}
+	return c
+}
