@@ -177,16 +177,7 @@ func (d *daemon) pending(ctx context.Context) []string {
 	if d.certificatesPending() {
 		found = append(found, "the host's CA certificates have changed: the engine trusts them when nobody is attached, builds or pulls, or now: portolan settings apply")
 	}
-	for _, subnet := range []struct {
-		key        string
-		fixed      bool
-		wanted, in netip.Prefix
-	}{{settings.KeySubnet4, v.FixedV4, v.Link.V4, d.spec.Link.V4}, {settings.KeySubnet6, v.FixedV6, v.Link.V6, d.spec.Link.V6}} {
-		if subnet.fixed && subnet.wanted != subnet.in {
-			found = append(found, fmt.Sprintf("%s %s: the machine is on %s until: portolan down && portolan up", subnet.key, subnet.wanted, subnet.in))
-		}
-	}
-	return found
+	return append(found, d.pendingSubnets(ctx, v)...)
 }
 
 // clashes names networks of the host that overlap the machine's own.
