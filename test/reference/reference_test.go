@@ -33,7 +33,7 @@ type example struct {
 func TestReference(t *testing.T) {
 	s := stage.Up(t)
 	loadImages(t, s)
-	for _, examples := range [][]example{publishing(), portQueries(), hostAccess(), networks(), links(), sshAgent()} {
+	for _, examples := range [][]example{publishing(), portQueries(), hostAccess(), hostNetworking(), networks(), links(), limitations(), sshAgent()} {
 		for _, e := range examples {
 			t.Run(e.from[0]+": "+e.command, func(t *testing.T) {
 				t.Logf("%s: %s", strings.Join(e.from, "; "), e.checks)
