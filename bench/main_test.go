@@ -123,6 +123,7 @@ const (
 	toHost    = "Portolan, container to host"
 	toLAN     = "Portolan, container to LAN neighbour"
 	published = "Portolan, published port"
+	connected = "Portolan, host to container by portolan connect"
 )
 
 // newPaths sets all contestants up.
@@ -155,6 +156,7 @@ func newPaths(b *testing.B, s *stage.Stage, probe string) []path {
 	return append(paths,
 		path{toHost, container, "/bin/iperf3", "/bin/probe", host, usual, daemon},
 		path{toLAN, container, "/bin/iperf3", "/bin/probe", lab.NeighbourV4, usual, daemon},
+		path{connected, s.Lab.Host.Command, iperf, probe, connectHost(b, s), usual, 0},
 		path{published, s.Lab.Host.Command, iperf, probe, "127.0.0.1", [2]string{"6201", "6202"}, daemon},
 	)
 }
