@@ -81,7 +81,9 @@ func (o office) write(name, text string, mode os.FileMode) string {
 func (o office) start(ports []string, name string, args ...string) (stop func()) {
 	o.t.Helper()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(o.t.Context()))
-	cmd := o.lab.Neighbour.Command(ctx, name, args...)
+	// The company's computer has the company's resolver.
+	resolver := o.write("resolv.conf", "nameserver "+lab.DNSV4+"\n", 0o644)
+	cmd := o.lab.Neighbour.Command(ctx, "unshare", append([]string{"-m", "sh", "-c", `mount --bind "$0" /etc/resolv.conf && exec "$@"`, resolver, name}, args...)...)
 	cmd.SysProcAttr.Setpgid = true
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	var out bytes.Buffer
@@ -150,7 +152,16 @@ unlinkd_program %[8]s/usr/lib/squid/unlinkd
 netdb_filename none
 shutdown_lifetime 0 seconds
 `, squidOpen, squidBasic, squidTLS, o.write("squid.pem", cert, 0o600), login, lab.DNSV4, o.dir, where), 0o644)
-	stop = o.start([]string{squidOpen, squidBasic, squidTLS}, filepath.Join(where, "usr/sbin/squid"), "-N", "-f", config)
+	// Its shared memory has the name of its service, is the computer's, and stays
+	// when it is killed.
+	service := fmt.Sprintf("lab%d", os.Getpid())
+	o.t.Cleanup(func() {
+		left, _ := filepath.Glob("/dev/shm/" + service + "-*") // the pattern is right
+		for _, path := range left {
+			_ = os.Remove(path)
+		}
+	})
+	stop = o.start([]string{squidOpen, squidBasic, squidTLS}, filepath.Join(where, "usr/sbin/squid"), "-N", "-n", service, "-f", config)
 	return ca, stop
 }
 
