@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/portolan-net/portolan/internal/scarce"
 	"github.com/portolan-net/portolan/internal/system"
 )
 
@@ -75,7 +76,8 @@ type UDP struct {
 	cfg     UDPConfig
 	readers sync.WaitGroup // one for each association, and the janitor
 	done    chan struct{}  // closed by Close
-	filled  chan struct{}  // tells the janitor that the table is no longer empty
+	short   scarce.Seldom
+	filled  chan struct{} // tells the janitor that the table is no longer empty
 
 	mu     sync.Mutex
 	table  map[udpKey]*association     // guarded by mu; nil after Close
@@ -176,8 +178,10 @@ func (u *UDP) Send(source, peer netip.AddrPort, payloads ...[]byte) error {
 	for range 2 {
 		a, err := u.obtain(source, peer)
 		switch {
-		case exhausted(err):
-			u.cfg.Log.Debug("datagrams lost, the host has no socket left", "source", source, "error", err)
+		case scarce.Exhausted(err):
+			if u.short.Now() {
+				u.cfg.Log.Warn("datagrams are lost: this computer is short of what a socket needs", "source", source, "error", err)
+			}
 			return nil
 		case err != nil:
 			return err
@@ -220,7 +224,7 @@ func (u *UDP) obtain(source, peer netip.AddrPort) (*association, error) {
 func (u *UDP) addLocked(key udpKey) (*association, error) {
 	u.makeRoomLocked(key.source.Addr())
 	conn, err := listenUDP(key.six, u.cfg.Ports)
-	if exhausted(err) && len(u.table) > 0 {
+	if scarce.Exhausted(err) && len(u.table) > 0 {
 		u.endLocked(u.oldestLocked())
 	}
 	if err != nil {
@@ -246,12 +250,6 @@ func (u *UDP) addLocked(key udpKey) (*association, error) {
 		_ = conn.Close() // a datagram socket has nothing left to say
 	})
 	return a, nil
-}
-
-// exhausted reports that descriptors or ports have run out.
-func exhausted(err error) bool {
-	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) ||
-		errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, syscall.ENOBUFS)
 }
 
 // touchLocked notes that a was used, and moves it to the end of its list.
