@@ -25,7 +25,7 @@ import (
 // is; meanwhile `portolan status` tells, and `portolan settings apply` does it at
 // once. /etc/docker/certs.d is none of this: dockerd reads it for each registry.
 type certificates struct {
-	busy    func() bool
+	quiet   func(restart func() error) (bool, error) // runs restart unless somebody would be cut off
 	restart func(context.Context) error
 	log     *slog.Logger
 	files   []string // bundles
@@ -39,9 +39,9 @@ type certificates struct {
 // links and a bundle.
 const certificateSettle = 2 * time.Second
 
-func (d *daemon) newCertificates(busy func() bool) *certificates {
+func (d *daemon) newCertificates(quiet func(func() error) (bool, error)) *certificates {
 	c := &certificates{
-		busy: busy, log: d.Log.With("part", "certificates"), settle: certificateSettle,
+		quiet: quiet, log: d.Log.With("part", "certificates"), settle: certificateSettle,
 		files: certificateFiles(), dirs: []string{"/etc/ssl/certs", "/etc/pki/tls/certs"},
 		restart: func(ctx context.Context) error {
 			ctx, cancel := context.WithTimeout(ctx, engineRestart)
@@ -146,12 +146,12 @@ func resolvedPath(path string) string {
 // apply starts the engine again, unless somebody would be cut off, and reports
 // whether it did.
 func (c *certificates) apply(ctx context.Context) bool {
-	if c.busy() {
-		return false
-	}
 	was := c.fingerprint()
-	if err := c.restart(ctx); err != nil {
+	done, err := c.quiet(func() error { return c.restart(ctx) })
+	if err != nil {
 		c.log.Warn("engine does not trust the host's new CA certificates yet", "err", err)
+	}
+	if !done || err != nil {
 		return false
 	}
 	c.trusted.Store(&was)

@@ -90,7 +90,7 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 	}
 	group.Go(func() error { return agentlink.Serve(ctx, agents, link, d.Log.With("part", "agents")) })
 	clients := d.newEngineSocket(policies.Containers)
-	d.certificates.Store(d.newCertificates(clients.Busy))
+	d.certificates.Store(d.newCertificates(clients.WhileQuiet))
 	users, err := listenSocket(d.Profile.DockerSocket())
 	if err != nil {
 		return err

@@ -18,6 +18,9 @@ const h2Preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 // speakH2 carries a client that speaks HTTP/2 from its first byte.
 func (s *session) speakH2(ctx context.Context) error {
+	if _, err := s.proxy.begin(ctx, s); err != nil {
+		return err
+	}
 	s.retire()
 	if err := s.dial(ctx); err != nil {
 		return err

@@ -35,8 +35,9 @@ type Proxy struct {
 	config Config
 	client *http.Client // for questions of our own
 
-	mu       sync.Mutex // guards sessions
+	mu       sync.Mutex // guards what follows
 	sessions map[*session]bool
+	held     chan struct{} // closed when requests may go on; nil when they may
 }
 
 // New returns a Proxy. It holds nothing open.
@@ -85,19 +86,50 @@ func (p *Proxy) note(s *session, open bool) {
 	}
 }
 
-// Busy reports whether a restart of the engine would cut off a client in the
-// middle of something: attached, in exec, building, pulling. Who only follows
-// events or logs, and hears nothing just now, does not count.
-func (p *Proxy) Busy() bool {
+// WhileQuiet runs restart, which may end the engine, unless that would cut off a
+// client in the middle of something: attached, in exec, building, pulling. Who
+// only follows events or logs, and hears nothing just now, does not count.
+// Requests that come meanwhile wait. It reports whether restart ran.
+func (p *Proxy) WhileQuiet(restart func() error) (bool, error) {
+	held := make(chan struct{})
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	now := time.Now()
 	for s := range p.sessions {
 		if s.busy(now) {
-			return true
+			p.mu.Unlock()
+			return false, nil
 		}
 	}
-	return false
+	p.held = held
+	p.mu.Unlock()
+	defer func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.held = nil
+		close(held)
+	}()
+	return true, restart()
+}
+
+// begin lets a request go on, and reports whether it had to wait for a restart.
+func (p *Proxy) begin(ctx context.Context, s *session) (waited bool, err error) {
+	for {
+		p.mu.Lock()
+		held := p.held
+		if held == nil {
+			s.asked.Store(time.Now().UnixNano())
+		}
+		p.mu.Unlock()
+		if held == nil {
+			return waited, nil
+		}
+		select {
+		case <-held:
+			waited = true
+		case <-ctx.Done():
+			return waited, ctx.Err()
+		}
+	}
 }
 
 // isDial reports that the engine could not be reached.

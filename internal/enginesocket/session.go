@@ -117,7 +117,6 @@ func (s *session) request(ctx context.Context, h head) error {
 		go s.answer(s.engine, s.retired, s.ended)
 	}
 	s.used = true
-	s.asked.Store(time.Now().UnixNano())
 	switch {
 	case h.method == "POST" && h.path() == "/containers/create" && !h.old && !h.encoded && h.hasBody():
 		return s.create(ctx, h)

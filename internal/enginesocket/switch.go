@@ -30,7 +30,6 @@ func (s *session) requestSwitch(ctx context.Context, h head) error {
 		s.answer(from, s.retired, s.ended)
 	}()
 	s.used = true
-	s.asked.Store(time.Now().UnixNano())
 	if err := s.send(h.raw, &h); err != nil {
 		return err
 	}

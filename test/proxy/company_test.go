@@ -210,36 +210,32 @@ shutdown_lifetime 0 seconds
 	})
 }
 
-// trustStore gives the lab's host a CA store of its own, and returns what puts
-// certificates into it as update-ca-certificates does.
-func trustStore(t *testing.T, s *stage.Stage) func(...*authority) {
+// ownEtc gives the lab's host an /etc of its own, a copy, and returns where that
+// is and what puts certificates into its CA store as update-ca-certificates does.
+func ownEtc(t *testing.T, s *stage.Stage) (dir string, trust func(...*authority)) {
 	t.Helper()
-	const place = "/etc/ssl/certs"
-	system, err := os.ReadFile(filepath.Join(place, "ca-certificates.crt"))
+	dir = filepath.Join(s.Lab.Dir, "etc")
+	s.Lab.Host.Run(t, "sh", "-euc", `cp -a /etc "$1/etc"
+mount --bind "$1/etc" /etc
+for file in resolv.conf hosts; do mount --bind "$1/$file" "/etc/$file"; done`, "sh", s.Lab.Dir)
+	bundle := filepath.Join(dir, "ssl/certs/ca-certificates.crt")
+	system, err := os.ReadFile(bundle)
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := filepath.Join(s.Lab.Dir, "certs")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	trust := func(more ...*authority) {
+	return dir, func(more ...*authority) {
 		t.Helper()
 		text := bytes.Clone(system)
 		for _, ca := range more {
 			text = append(text, ca.pem...)
 		}
-		file := filepath.Join(dir, "ca-certificates.crt")
-		if err := os.WriteFile(file+".new", text, 0o644); err != nil {
+		if err := os.WriteFile(bundle+".new", text, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.Rename(file+".new", file); err != nil {
+		if err := os.Rename(bundle+".new", bundle); err != nil {
 			t.Fatal(err)
 		}
 	}
-	trust()
-	s.Lab.Host.Run(t, "mount", "--bind", dir, place)
-	return trust
 }
 
 // onlyBy takes from the host every way but that to its neighbours.
