@@ -136,7 +136,7 @@ func (c *connector) session(ctx context.Context) (err error) {
 	case err = <-ended:
 	}
 	cancel()
-	<-followed
+	_ = <-followed // it ended because of that
 	c.log.Info("connection ended", "interface", end.name, "why", err)
 	if errors.Is(err, router.ErrEnded) || !record.Init.Alive() {
 		return nil

@@ -64,7 +64,8 @@ func (l Layout) owned() map[string]any {
 // AcceptMark is the firewall mark of packets that the engine lets into its
 // networks whether it published their port or not. The machine's own table sets
 // it on what comes by the link: only the daemon dials there, and only what is
-// published, by the engine or by `portolan ports add`.
+// published, by the engine or by `portolan ports add`; and a host that is
+// connected (internal/connect), which may reach all ports.
 const AcceptMark = 0x506f
 
 // knowsMarks reports whether dockerd has bridge-accept-fwmark: since 29.

@@ -30,8 +30,9 @@ const tableName = "portolan"
 //	  }
 //	}
 //
-// What comes by eth0 was dialed by the daemon; the mark makes the engine let it
-// in where it did not publish the port itself.
+// What comes by eth0 was dialed by the daemon, or by a host that is connected; the
+// mark makes the engine let it in where it did not publish the port itself. See
+// AdmitLink for where that is not enough.
 //
 // The engine runs with allow-direct-routing, because nothing is masqueraded;
 // the last rule of pre closes what that would open between its networks. A

@@ -5,7 +5,8 @@
 // # Theory of operation
 //
 // The router is a network namespace between machine and daemon and the
-// machine's default gateway. It forwards nothing. Two processes share it:
+// machine's default gateway. It forwards nothing, unless the host is connected
+// (connect_linux.go). Two processes share it:
 //
 //	helper   started in that namespace with CAP_NET_ADMIN. Setup builds the
 //	         link, the TUN slow0, rules and listeners; Serve hands descriptors
