@@ -89,8 +89,7 @@ func (f *forwards) gone(e hostservice.Endpoint) {
 func (f *forwards) serve(ctx context.Context, on hostservice.Endpoint, conn datapath.Conn) {
 	stream, err := f.daemon.Forward(ctx, on.String())
 	if err != nil {
-		var refusal *agentlink.Error
-		if !errors.As(err, &refusal) { // a refusal is told by the daemon's log
+		if _, refused := errors.AsType[*agentlink.Error](err); !refused { // the daemon's log tells of that
 			f.log.Warn("forward leads nowhere", "listener", on, "err", err)
 		}
 		_ = conn.Close()

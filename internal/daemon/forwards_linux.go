@@ -84,8 +84,7 @@ func (f *forwarding) open(e hostservice.Endpoint) (net.Listener, error) {
 
 // bare is the system's part of an error of package net.
 func bare(err error) error {
-	var number unix.Errno
-	if errors.As(err, &number) {
+	if number, ok := errors.AsType[unix.Errno](err); ok {
 		return number
 	}
 	return err
