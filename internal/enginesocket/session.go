@@ -104,6 +104,13 @@ var errSwitched = errors.New("connection was switched")
 
 // request carries one request to the engine.
 func (s *session) request(ctx context.Context, h head) error {
+	waited, err := s.proxy.begin(ctx, s)
+	if err != nil {
+		return err
+	}
+	if waited {
+		s.retire() // that engine has ended
+	}
 	if h.maySwitch() {
 		return s.requestSwitch(ctx, h)
 	}

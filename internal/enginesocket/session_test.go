@@ -355,7 +355,7 @@ func TestWhileQuiet(t *testing.T) {
 	go func() { done <- get("/later") }()
 	select {
 	case err := <-done:
-		t.Errorf("a request does not wait for the restart: %v", err)
+		t.Fatalf("a request does not wait for the restart: %v", err)
 	case <-time.After(100 * time.Millisecond):
 	}
 	close(restarted)
