@@ -211,7 +211,7 @@ func TestVerbs(t *testing.T) {
 		{func() error { return c.SetNetworks(t.Context(), nil) }, "networks []"},
 		{func() error {
 			return c.SetHostNetwork(t.Context(), portolan.HostNetwork{Used: true, Listeners: []portolan.Listener{{Proto: portolan.UDP, Addr: b.Host}}})
-		}, "host network true[udp 0.0.0.0:80]"},
+		}, "host network true [udp 0.0.0.0:80]"},
 	} {
 		if err := call.do(); err != nil {
 			t.Fatalf("%s: %v", call.want, err)

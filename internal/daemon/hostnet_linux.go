@@ -153,11 +153,6 @@ func unspecified(addr netip.Addr) netip.Addr {
 	return netip.IPv6Unspecified()
 }
 
-// outdated reports whether the setting was switched.
-func (h *hostNetwork) outdated() bool {
-	return h.values.Load().HostNetwork != (len(h.table.List()) > 0) && len(h.wanted()) != len(h.table.List())
-}
-
 // reconcile makes the listeners what they should be. A port that can't be had is
 // told once; the container has it in the machine all the same.
 func (h *hostNetwork) reconcile(ctx context.Context) {

@@ -2,6 +2,7 @@ package hostnet
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -51,7 +52,7 @@ func Sockets() ([]Socket, error) {
 }
 
 // absent reports a family that the kernel has not.
-func absent(err error) bool { return err == unix.ENOENT || err == unix.EAFNOSUPPORT }
+func absent(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EAFNOSUPPORT) }
 
 // question is struct inet_diag_req_v2 of linux/inet_diag.h.
 type question struct {
