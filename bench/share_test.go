@@ -47,7 +47,7 @@ func BenchmarkShare(b *testing.B) {
 			return s.Command(ctx, "docker", append([]string{"run", "--rm", "--init", testimage.Name}, args...)...)
 		}},
 	}
-	for _, text := range strings.Split(*shareFlows, ",") {
+	for text := range strings.SplitSeq(*shareFlows, ",") {
 		n, err := strconv.Atoi(text)
 		check(b, err)
 		for range (effort.rounds + 1) / 2 {
