@@ -101,8 +101,7 @@ func (d *Dialer) order(routes []Route) []Route {
 func (d *Dialer) note(address string, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	var unreachable *UnreachableError
-	if !errors.As(err, &unreachable) {
+	if _, ok := errors.AsType[*UnreachableError](err); !ok {
 		delete(d.dead, address)
 		return
 	}
@@ -150,8 +149,7 @@ func (d *Dialer) through(ctx context.Context, r Route, to Destination) (net.Conn
 		return used, nil
 	}
 	_ = conn.Close()
-	var refused *RefusedError
-	if errors.As(err, &refused) {
+	if _, ok := errors.AsType[*RefusedError](err); ok {
 		return nil, err
 	}
 	if ctx.Err() != nil {

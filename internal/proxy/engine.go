@@ -15,7 +15,7 @@ type engine struct {
 	vm   *goja.Runtime
 	find func(ctx context.Context, to Destination) verdict
 
-	ctx  context.Context // of the decision under way, for what the script looks up
+	ctx  context.Context // of the decision under way, for what the script looks up; nil at the top level, which looks up nothing
 	line int             // the last return of FindProxyForURL
 }
 
@@ -24,26 +24,24 @@ const entryPoint = "FindProxyForURL"
 
 // newEngine runs the script's top level, which defines its functions.
 func (s *Script) newEngine() (*engine, error) {
-	e := &engine{vm: goja.New(), ctx: context.Background()}
+	e := &engine{vm: goja.New()}
 	e.vm.SetMaxCallStackSize(maxDepth)
 	if err := e.install(s.host); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), scriptTime)
-	defer cancel()
-	e.ctx = ctx
-	ended := make(chan struct{})
-	stopped := make(chan struct{})
-	heap := watchHeap(ctx, scriptHeap)
+	late := time.NewTimer(scriptTime)
+	defer late.Stop()
+	ended, stopped := make(chan struct{}), make(chan struct{})
+	heap := watchHeap(scriptHeap)
 	defer heap.stop()
 	go func() {
 		defer close(stopped)
 		select {
 		case <-ended:
-		case <-ctx.Done():
+		case <-late.C:
 			e.vm.Interrupt(errHangs)
 		case <-heap.full:
-			e.vm.Interrupt(errors.New("it uses too much memory"))
+			e.vm.Interrupt(errFills)
 		}
 	}()
 	_, err := e.vm.RunProgram(s.program)
@@ -86,14 +84,12 @@ func (e *engine) verdict(value goja.Value) verdict {
 
 // runError makes one line of what went wrong, with the place in the script.
 func runError(err error) error {
-	var interrupted *goja.InterruptedError
-	if errors.As(err, &interrupted) {
+	if interrupted, ok := errors.AsType[*goja.InterruptedError](err); ok {
 		if reason, ok := interrupted.Value().(error); ok {
 			return reason
 		}
 	}
-	var overflow *goja.StackOverflowError
-	if errors.As(err, &overflow) {
+	if _, ok := errors.AsType[*goja.StackOverflowError](err); ok {
 		return fmt.Errorf("more than %d calls within each other", maxDepth)
 	}
 	return errors.New(printable(err.Error()))
@@ -103,15 +99,14 @@ func runError(err error) error {
 type heapWatch struct {
 	full  chan struct{} // closed then
 	ended chan struct{}
-	quit  context.CancelFunc
+	quit  chan struct{}
 }
 
 // heapEvery is how often it looks. Most decisions end before the first time.
 const heapEvery = 10 * time.Millisecond
 
-func watchHeap(ctx context.Context, limit uint64) *heapWatch {
-	ctx, quit := context.WithCancel(ctx)
-	w := &heapWatch{full: make(chan struct{}), ended: make(chan struct{}), quit: quit}
+func watchHeap(limit uint64) *heapWatch {
+	w := &heapWatch{full: make(chan struct{}), ended: make(chan struct{}), quit: make(chan struct{})}
 	go func() {
 		defer close(w.ended)
 		ticks := time.NewTicker(heapEvery)
@@ -119,7 +114,7 @@ func watchHeap(ctx context.Context, limit uint64) *heapWatch {
 		first := heapBytes()
 		for {
 			select {
-			case <-ctx.Done():
+			case <-w.quit:
 				return
 			case <-ticks.C:
 				if now := heapBytes(); now > first && now-first > limit {
@@ -133,7 +128,7 @@ func watchHeap(ctx context.Context, limit uint64) *heapWatch {
 }
 
 func (w *heapWatch) stop() {
-	w.quit()
+	close(w.quit)
 	<-w.ended
 }
 

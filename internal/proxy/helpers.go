@@ -73,7 +73,7 @@ func (e *engine) lookup(host Host, name string) []netip.Addr {
 	if addr, err := netip.ParseAddr(name); err == nil {
 		return []netip.Addr{addr.Unmap()}
 	}
-	if name == "" || len(name) > maxSOCKSField {
+	if name == "" || len(name) > maxSOCKSField || e.ctx == nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(e.ctx, lookupTime)

@@ -223,7 +223,6 @@ func readLimited(r io.Reader) (string, error) {
 type fileWatch struct {
 	watcher *fsnotify.Watcher // nil where the system gives none
 	log     *slog.Logger
-	paths   []string
 	tell    chan struct{}
 	ended   chan struct{}
 }

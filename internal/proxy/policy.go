@@ -70,8 +70,7 @@ func direct(source, rule string) Decision {
 func (p *Policy) scripted(ctx context.Context, to Destination) (Decision, error) {
 	routes, rule, err := p.script.Find(ctx, to)
 	if err != nil {
-		var failed *PACError
-		if !errors.As(err, &failed) {
+		if _, ok := errors.AsType[*PACError](err); !ok {
 			err = &PACError{Source: p.script.Source(), Err: err}
 		}
 		return Decision{Routes: []Route{{Kind: Blocked}}, Source: "PAC " + p.script.Source(), Rule: err.Error()}, err

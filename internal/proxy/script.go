@@ -119,6 +119,9 @@ type verdict struct {
 // errHangs: no engine is free, or the one that ran did not stop.
 var errHangs = errors.New("it does not end within " + scriptTime.String())
 
+// errFills: it was stopped.
+var errFills = fmt.Errorf("it uses more than %d MiB of memory", scriptHeap>>20)
+
 // run runs the script on an engine, in a goroutine that may outlive it: see the
 // theory of operation.
 func (s *Script) run(ctx context.Context, to Destination) (string, int, error) {
@@ -137,7 +140,7 @@ func (s *Script) run(ctx context.Context, to Destination) (string, int, error) {
 		defer func() { <-s.slots }()
 		given <- e.find(ctx, to)
 	}()
-	heap := watchHeap(ctx, scriptHeap)
+	heap := watchHeap(scriptHeap)
 	defer heap.stop()
 	select {
 	case v := <-given:
@@ -152,7 +155,7 @@ func (s *Script) run(ctx context.Context, to Destination) (string, int, error) {
 	case <-ctx.Done():
 		e.vm.Interrupt(errHangs)
 	case <-heap.full:
-		e.vm.Interrupt(fmt.Errorf("it uses more than %d MiB of memory", scriptHeap>>20))
+		e.vm.Interrupt(errFills)
 	}
 	select {
 	case v := <-given:
