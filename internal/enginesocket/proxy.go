@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -239,7 +240,7 @@ func (p *Proxy) Names(ctx context.Context) ([]string, error) {
 	var names []string
 	for _, c := range containers {
 		for _, n := range append(c.Names, "/"+c.Labels["com.docker.compose.service"]) {
-			if n = n[1:]; n != "" {
+			if n = strings.TrimPrefix(n, "/"); n != "" && !strings.Contains(n, "/") { // no alias of a link
 				names = append(names, n)
 			}
 		}
