@@ -118,6 +118,7 @@ func measureRun(b *testing.B, s *stage.Stage, tar string, e effort, out io.Write
 const (
 	loopback  = "loopback, no gateway"
 	kernel    = "kernel forwarding"
+	kernel15  = "kernel forwarding, MTU 1500 as containers have it"
 	slirp     = "slirp4netns"
 	pasta     = "pasta"
 	toHost    = "Portolan, container to host"
@@ -130,12 +131,15 @@ const (
 func newPaths(b *testing.B, s *stage.Stage, probe string) []path {
 	usual := [2]string{iperfPort, probePort}
 	iperf := mustFind(b, "iperf3")
-	client, server := newForwarding(b)
+	client, server := newForwarding(b, largeMTU)
 	serve(b, server.command, "0.0.0.0", probe)
+	client15, server15 := newForwarding(b, containerMTU)
+	serve(b, server15.command, "0.0.0.0", probe)
 	inSlirp, slirpPID := newSlirp(b, server)
 	paths := []path{
 		{loopback, server.command, iperf, probe, "127.0.0.1", usual, 0},
 		{kernel, client.command, iperf, probe, serverAddress, usual, 0},
+		{kernel15, client15.command, iperf, probe, serverAddress, usual, 0},
 		{slirp, inSlirp, iperf, probe, slirpHost, usual, slirpPID},
 	}
 	if inPasta, pastaPID := newPasta(b, server); inPasta != nil {

@@ -17,6 +17,9 @@ import (
 // largeMTU is the MTU of Portolan's own link, and here of all that is compared.
 const largeMTU = 65520
 
+// containerMTU is that of the engine's networks, unless somebody chooses another one.
+const containerMTU = 1500
+
 // outputGrace is how long a program's children may hold its output open.
 const outputGrace = 2 * time.Second
 
@@ -84,11 +87,11 @@ func (s *space) route(t testing.TB, gateway string) {
 }
 
 // connect lays a cable between two namespaces, with the same name at both ends.
-func connect(t testing.TB, a, b *space, name string) {
+func connect(t testing.TB, a, b *space, name string, mtu uint32) {
 	t.Helper()
 	check(t, a.nl.LinkAdd(&netlink.Veth{
-		LinkAttrs: netlink.LinkAttrs{Name: name, MTU: largeMTU},
-		PeerName:  name, PeerMTU: largeMTU, PeerNamespace: netlink.NsFd(int(b.ns)),
+		LinkAttrs: netlink.LinkAttrs{Name: name, MTU: mtu},
+		PeerName:  name, PeerMTU: mtu, PeerNamespace: netlink.NsFd(int(b.ns)),
 	}))
 }
 
@@ -96,12 +99,12 @@ func connect(t testing.TB, a, b *space, name string) {
 // least that carries packets from one network into another.
 //
 //	client .1.2 -- .1.1 forwarder .2.1 -- .2.2 server
-func newForwarding(t testing.TB) (client, server *space) {
+func newForwarding(t testing.TB, mtu uint32) (client, server *space) {
 	t.Helper()
 	client, server = newSpace(t), newSpace(t)
 	forwarder := newSpace(t)
-	connect(t, client, forwarder, "net1")
-	connect(t, forwarder, server, "net2")
+	connect(t, client, forwarder, "net1", mtu)
+	connect(t, forwarder, server, "net2", mtu)
 	client.up(t, "net1", "10.99.1.2/24")
 	forwarder.up(t, "net1", "10.99.1.1/24")
 	forwarder.up(t, "net2", "10.99.2.1/24")
