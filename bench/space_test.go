@@ -87,11 +87,11 @@ func (s *space) route(t testing.TB, gateway string) {
 }
 
 // connect lays a cable between two namespaces, with the same name at both ends.
-func connect(t testing.TB, a, b *space, name string, mtu uint32) {
+func connect(t testing.TB, a, b *space, name string, mtu int) {
 	t.Helper()
 	check(t, a.nl.LinkAdd(&netlink.Veth{
 		LinkAttrs: netlink.LinkAttrs{Name: name, MTU: mtu},
-		PeerName:  name, PeerMTU: mtu, PeerNamespace: netlink.NsFd(int(b.ns)),
+		PeerName:  name, PeerMTU: uint32(mtu), PeerNamespace: netlink.NsFd(int(b.ns)),
 	}))
 }
 
@@ -99,7 +99,7 @@ func connect(t testing.TB, a, b *space, name string, mtu uint32) {
 // least that carries packets from one network into another.
 //
 //	client .1.2 -- .1.1 forwarder .2.1 -- .2.2 server
-func newForwarding(t testing.TB, mtu uint32) (client, server *space) {
+func newForwarding(t testing.TB, mtu int) (client, server *space) {
 	t.Helper()
 	client, server = newSpace(t), newSpace(t)
 	forwarder := newSpace(t)
