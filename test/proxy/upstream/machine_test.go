@@ -39,10 +39,9 @@ type machine struct {
 	stopSquid func()
 }
 
-// newMachine starts everything; direct leaves the host its own ways.
-func newMachine(t *testing.T, direct bool) machine {
+// newMachine starts everything on s; direct leaves the host its own ways.
+func newMachine(t *testing.T, s *stage.Stage, direct bool) machine {
 	t.Helper()
-	s := stage.New(t)
 	m := machine{Stage: s, office: newOffice(t, s.Lab)}
 	if !direct {
 		ca, stop := m.startSquid()
@@ -58,7 +57,7 @@ func newMachine(t *testing.T, direct bool) machine {
 	}
 	m.serveTLS()
 	m.serveMail()
-	m.choose("", "", nil)
+	s.Portolan(t, "settings", "set", "portolan.socks", "127.0.0.1:1080")
 	s.Portolan(t, "up")
 	s.LoadImage(t)
 	return m
@@ -214,7 +213,7 @@ func (m machine) visits(t *testing.T, proxied bool, urls ...string) {
 // TestMachineBehindProxies: containers of a host that has no way out but the
 // company's proxies.
 func TestMachineBehindProxies(t *testing.T) {
-	m := newMachine(t, false)
+	m := newMachine(t, stage.New(t), false)
 	plain, secure := "http://"+webName+"/ip", "https://"+webName+"/"
 	for _, c := range []struct {
 		name, url string

@@ -12,13 +12,20 @@ import (
 
 	"github.com/portolan-net/portolan/internal/lab"
 	"github.com/portolan-net/portolan/internal/portolan"
+	"github.com/portolan-net/portolan/internal/stage"
 	"github.com/portolan-net/portolan/internal/testimage"
 )
 
 // TestWaysIn: the forward proxy where no proxy is configured, and the host's
 // SOCKS5 server.
-func TestWaysIn(t *testing.T) {
-	m := newMachine(t, true)
+func TestWaysIn(t *testing.T) { checkWaysIn(t, stage.New(t)) }
+
+// TestWaysInOfAnOrdinaryUser: the same without root.
+func TestWaysInOfAnOrdinaryUser(t *testing.T) { checkWaysIn(t, stage.NewUser(t)) }
+
+func checkWaysIn(t *testing.T, s *stage.Stage) {
+	t.Helper()
+	m := newMachine(t, s, true)
 	m.Docker(t, "network", "create", "--ipv6", "mine")
 	m.Serve(t, "server", []string{"--network", "mine", "--network-alias", "aliased"}, "web")
 	m.Serve(t, "echo", []string{"--network", "mine"}, "echo-udp")
