@@ -43,6 +43,9 @@ func (d *daemon) status(ctx context.Context) api.Status {
 	if ports != nil {
 		s.Ports = append(s.Ports, ports.List()...)
 	}
+	if h := d.hostNet.Load(); h != nil {
+		s.Ports = append(s.Ports, h.list()...)
+	}
 	if s.Engine.Ready {
 		ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 		defer cancel()
