@@ -13,6 +13,7 @@ import (
 	"github.com/portolan-net/portolan/internal/api"
 	"github.com/portolan-net/portolan/internal/lab"
 	"github.com/portolan-net/portolan/internal/stage"
+	"github.com/portolan-net/portolan/internal/testimage"
 )
 
 // live bounds what counts at once: five times the promised second.
@@ -202,6 +203,8 @@ func (m asked) checkAirGapped() {
 }
 
 func (m asked) checkUsage() {
+	m.LoadImage(m.T)
+	m.Docker(m.T, "create", "--name", "web", testimage.Name, "web")
 	for _, c := range []struct {
 		args []string
 		code int
@@ -210,6 +213,7 @@ func (m asked) checkUsage() {
 		{[]string{"route"}, 2, "want one URL"},
 		{[]string{"route", "http://x:0"}, 1, "want 1 to 65535"},
 		{[]string{"route", "https://a.test", "--container", "nobody"}, 1, "no such container"},
+		{[]string{"route", "https://a.test", "--container", "web"}, 0, "container web: blocked\n  because: setting containersProxy.transparentPorts: "},
 		{[]string{"route", "https://a.test"}, 0, "because: default: no proxy is configured"},
 	} {
 		if out, code := m.TryPortolan(m.T, c.args...); code != c.code || !strings.Contains(out, c.want) {
