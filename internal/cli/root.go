@@ -65,7 +65,7 @@ func (p *Program) root() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError{withFlagHint(cmd, err)} })
 	root.SetVersionTemplate("portolan {{.Version}}\n")
 	root.SetHelpCommand(helpCommand())
-	root.AddCommand(g.upCommand(), g.downCommand(), g.statusCommand(), g.portsCommand(), g.dnsCommand(), g.connectCommand(), g.disconnectCommand(), g.shellCommand(), g.routeCommand(), g.envCommand(), g.logsCommand(),
+	root.AddCommand(g.upCommand(), g.downCommand(), g.statusCommand(), g.portsCommand(), g.dnsCommand(), g.routeCommand(), g.connectCommand(), g.disconnectCommand(), g.shellCommand(), g.envCommand(), g.logsCommand(),
 		g.runCommand(), g.settingsCommand(), g.forwardCommand(), g.sshAgentCommand(), g.doctorCommand(), g.versionCommand(), g.serveCommand(), g.routerHelperCommand(), g.deputyCommand(), g.connectorCommand(), g.enterCommand())
 	return root
 }
