@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"io"
-	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -43,7 +42,7 @@ func (f *forward) serve(ctx context.Context, conn datapath.Conn) {
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHead,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
-		ErrorLog:          f.server.errorLog(),
+		ErrorLog:          slog.NewLogLogger(f.server.cfg.Log.Handler(), slog.LevelDebug), // about clients
 	}
 	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
 	_ = server.Serve(listener) // ends when conn is closed
@@ -89,11 +88,6 @@ func (f *forward) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		f.exchange(w, r, port)
 	}
-}
-
-// errorLog takes what net/http has to say about clients.
-func (s *Server) errorLog() *log.Logger {
-	return slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug)
 }
 
 // connect opens a tunnel and hands both connections to the relay.
@@ -174,7 +168,7 @@ func (f *forward) exchange(w http.ResponseWriter, r *http.Request, port uint16) 
 			answer.Header.Add("Via", via)
 			return nil
 		},
-		ErrorLog:     f.server.errorLog(),
+		ErrorLog:     slog.NewLogLogger(f.server.cfg.Log.Handler(), slog.LevelDebug), // about clients
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) { f.refuse(w, to, err) },
 	}
 	pass.ServeHTTP(w, r)

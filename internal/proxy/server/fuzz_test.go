@@ -3,6 +3,7 @@ package server
 import (
 	"crypto/tls"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -20,7 +21,7 @@ func FuzzOpening(f *testing.F) {
 				t.Errorf("name %q: %q, %v", first.name, host, err)
 			}
 		}
-		if again, _ := parseOpening(append(sent[:len(sent):len(sent)], "more"...)); whole && again.name != first.name {
+		if again, _ := parseOpening(append(slices.Clip(sent), "more"...)); whole && again.name != first.name {
 			t.Errorf("name %q, with more bytes %q", first.name, again.name)
 		}
 	})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/portolan-net/portolan/internal/datapath"
@@ -70,8 +71,7 @@ func (c client) walk(ctx context.Context, routes []proxy.Route, open func(contex
 			return conn, nil
 		}
 		errs = append(errs, err)
-		var refused *proxy.RefusedError
-		if errors.As(err, &refused) {
+		if _, refused := errors.AsType[*proxy.RefusedError](err); refused {
 			break
 		}
 	}
@@ -117,8 +117,7 @@ func (c client) tunnelByAddress(ctx context.Context, dialer *proxy.Dialer, r pro
 			return conn, nil
 		}
 		errs = append(errs, err)
-		var unreachable *proxy.UnreachableError
-		if errors.As(err, &unreachable) {
+		if _, unreachable := errors.AsType[*proxy.UnreachableError](err); unreachable {
 			break // another address leads to the same proxy
 		}
 	}
@@ -153,10 +152,8 @@ func (c client) lookup(ctx context.Context, to proxy.Destination) ([]netip.Addr,
 			return nil, err
 		}
 	}
-	for _, addr := range addrs {
-		if c.server.inNetworks(addr) {
-			return nil, &refusedError{to, errContainer}
-		}
+	if slices.ContainsFunc(addrs, c.server.inNetworks) {
+		return nil, &refusedError{to, errContainer}
 	}
 	return addrs, nil
 }

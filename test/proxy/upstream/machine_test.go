@@ -8,7 +8,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
-	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -111,7 +111,7 @@ func (m machine) serveTLS() {
 			fmt.Fprintln(w, host)
 		}),
 		TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}, ReadHeaderTimeout: time.Minute,
-		ErrorLog: log.New(io.Discard, "", 0),
+		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo),
 	}
 	for _, addr := range []string{lab.WebV4, lab.WebV6} {
 		ln, err := m.lab.Internet.Listen("tcp", net.JoinHostPort(addr, tlsPort))
