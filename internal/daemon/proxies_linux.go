@@ -9,6 +9,7 @@ import (
 	"github.com/portolan-net/portolan/internal/egress"
 	"github.com/portolan-net/portolan/internal/proxy/entry"
 	"github.com/portolan-net/portolan/internal/proxy/server"
+	"github.com/portolan-net/portolan/internal/system"
 )
 
 // proxies is the forward proxy with what it stands on, which is made after it.
@@ -29,6 +30,7 @@ func (d *daemon) newProxies(policies server.Policies, resolver *dns.Server) *pro
 		},
 		Networks:         func() []netip.Prefix { return p.link.networks() },
 		TransparentPorts: func() entry.Ports { return d.values.Load().ContainersProxy.Transparent },
+		Ports:            system.NewOutgoing(func() system.PortRange { return d.engineConfig().RandomPorts }),
 		Log:              d.Log.With("part", "proxy"),
 	})
 	return p

@@ -11,6 +11,7 @@ import (
 	"github.com/portolan-net/portolan/internal/portolan"
 	"github.com/portolan-net/portolan/internal/proxy"
 	"github.com/portolan-net/portolan/internal/proxy/entry"
+	"github.com/portolan-net/portolan/internal/system"
 )
 
 // reachTimeout bounds the way to a destination, all routes and addresses
@@ -23,7 +24,7 @@ type Policies interface {
 	Containers() *proxy.Policy
 }
 
-// Config is what New needs. All of it is required.
+// Config is what New needs. All of it is required but Ports.
 type Config struct {
 	Link     portolan.Link
 	Policies Policies
@@ -37,7 +38,10 @@ type Config struct {
 	// TransparentPorts are the ports that go through the containers' proxy
 	// unasked; asked for each connection.
 	TransparentPorts func() entry.Ports
-	Log              *slog.Logger
+	// Ports chooses the host's ports of connections to proxies; nil leaves it to
+	// the kernel.
+	Ports *system.Outgoing
+	Log   *slog.Logger
 }
 
 // Server is egress.Proxies.
@@ -51,12 +55,14 @@ type Server struct {
 // New returns a server that is ready. It has nothing to close: each of its
 // connections ends with the context it was served with.
 func New(cfg Config) *Server {
-	return &Server{cfg: cfg, proxy: proxy.Dialer{Direct: dialHost}, reach: reachTimeout, answer: answerTimeout}
+	s := &Server{cfg: cfg, reach: reachTimeout, answer: answerTimeout}
+	s.proxy.Direct = s.dialHost
+	return s
 }
 
 // dialHost dials as the host does, plain TCP so that it can be spliced.
-func dialHost(ctx context.Context, network, address string) (net.Conn, error) {
-	var d net.Dialer
+func (s *Server) dialHost(ctx context.Context, network, address string) (net.Conn, error) {
+	d := net.Dialer{Control: s.cfg.Ports.Control}
 	d.SetMultipathTCP(false)
 	return d.DialContext(ctx, network, address)
 }

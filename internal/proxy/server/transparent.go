@@ -131,7 +131,7 @@ func (e *namedEndpoint) prepare(ctx context.Context, routes []proxy.Route) error
 		case proxy.Direct: // the last resort of a script, to be dialled when its turn comes
 			return nil, nil
 		}
-		conn, err := dialHost(ctx, "tcp", r.Address)
+		conn, err := e.server.dialHost(ctx, "tcp", r.Address)
 		if err != nil {
 			return nil, &proxy.UnreachableError{Route: r, Err: err}
 		}
@@ -159,7 +159,7 @@ func (e *namedEndpoint) dialReady(ctx context.Context, network, address string) 
 		}
 		_ = ready.Close() // the name leads elsewhere
 	}
-	return dialHost(ctx, network, address)
+	return e.server.dialHost(ctx, network, address)
 }
 
 // Serve reads the name, opens the way, and relays.
