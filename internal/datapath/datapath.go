@@ -23,6 +23,14 @@ type Conn interface {
 	CloseWrite() error
 }
 
+// Reset closes conn with an RST where its kind can send one.
+func Reset(conn Conn) {
+	if c, ok := conn.(interface{ SetLinger(sec int) error }); ok {
+		_ = c.SetLinger(0) // fails only on a socket that is gone already
+	}
+	_ = conn.Close() // nobody is left to tell
+}
+
 // Endpoint is the far side of a TCP flow that a Handler accepted.
 type Endpoint interface {
 	// Serve carries the flow until it has ended in both directions and closes

@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/portolan-net/portolan/internal/socket"
 )
 
 // Loopback is not paced, whatever the host's default is.
@@ -16,12 +18,10 @@ func TestLoopbackIsNotPaced(t *testing.T) {
 		conn, err := newSystemDialer(nil).DialTCP(t.Context(), l.Addr().(*net.TCPAddr).AddrPort())
 		must(t, err)
 		defer func() { _ = conn.Close() }()
-		raw, err := conn.(*net.TCPConn).SyscallConn()
-		must(t, err)
 		var name string
 		var nameErr error
-		must(t, raw.Control(func(fd uintptr) {
-			name, nameErr = unix.GetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION)
+		must(t, conn.(*socket.TCP).Control(func(fd int) {
+			name, nameErr = unix.GetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION)
 		}))
 		must(t, nameErr)
 		if name != "reno" {

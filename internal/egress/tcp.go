@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"syscall"
 	"time"
@@ -13,7 +12,6 @@ import (
 	"github.com/portolan-net/portolan/internal/portolan"
 	"github.com/portolan-net/portolan/internal/relay"
 	"github.com/portolan-net/portolan/internal/scarce"
-	"github.com/portolan-net/portolan/internal/system"
 )
 
 // OpenTCP dials the far side as decide says.
@@ -87,10 +85,8 @@ func (f *farEndpoint) Serve(ctx context.Context, conn datapath.Conn) {
 // Close ends the far side with an RST: it was connected for a machine that went
 // away, and must not take that for a polite end.
 func (f *farEndpoint) Close() error {
-	if c, ok := f.Conn.(*net.TCPConn); ok {
-		_ = c.SetLinger(0) // fails only on a socket that is gone already
-	}
-	return f.Conn.Close()
+	datapath.Reset(f.Conn)
+	return nil
 }
 
 // goneEndpoint is a far side that accepted the connection and reset it before
@@ -102,10 +98,7 @@ type goneEndpoint struct{}
 
 // Serve resets conn.
 func (goneEndpoint) Serve(_ context.Context, conn datapath.Conn) {
-	if c, ok := conn.(*net.TCPConn); ok {
-		_ = c.SetLinger(0) // fails only on a socket that is gone already
-	}
-	_ = conn.Close()
+	datapath.Reset(conn)
 }
 
 func (goneEndpoint) Close() error { return nil }
@@ -119,34 +112,9 @@ func (r resolverEndpoint) Serve(ctx context.Context, conn datapath.Conn) {
 
 func (resolverEndpoint) Close() error { return nil }
 
-// systemDialer dials with ordinary sockets of this process: no bind address, no
-// mark, so routes, VPN and firewall treat the flow as this process's own.
-type systemDialer struct{ dialer net.Dialer }
-
 // dialTimeout lies just above Linux's own 127 s (tcp_syn_retries 6), so that it
 // is the kernel's error that ends a dial there.
 const dialTimeout = 130 * time.Second
-
-func newSystemDialer(ports *system.Outgoing) *systemDialer {
-	d := &systemDialer{dialer: net.Dialer{Timeout: dialTimeout, Control: func(network, address string, c syscall.RawConn) error {
-		return errors.Join(tuneLoopback(network, address, c), ports.Control(network, address, c))
-	}}}
-	d.dialer.SetMultipathTCP(false) // splice knows plain TCP only
-	return d
-}
-
-// DialTCP implements Dialer.
-func (d *systemDialer) DialTCP(ctx context.Context, dst netip.AddrPort) (datapath.Conn, error) {
-	network := "tcp4"
-	if dst.Addr().Is6() {
-		network = "tcp6"
-	}
-	conn, err := d.dialer.DialContext(ctx, network, dst.String())
-	if err != nil {
-		return nil, err
-	}
-	return conn.(*net.TCPConn), nil
-}
 
 // dialBounds hold for the dials under way. Each holds a descriptor for up to
 // 127 s when nobody answers, so one container that scans a network must not take

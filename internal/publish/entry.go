@@ -2,7 +2,6 @@ package publish
 
 import (
 	"io"
-	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -123,9 +122,7 @@ func (s *connSet) hurry() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.conns {
-		if tcp, ok := c.(*net.TCPConn); ok {
-			probe(tcp)
-		}
+		probe(c)
 	}
 }
 
@@ -137,8 +134,3 @@ const (
 	probeCount    = 3
 	probeLimit    = probeIdle + probeCount*probeInterval
 )
-
-func probe(c *net.TCPConn) {
-	_ = c.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: probeIdle, Interval: probeInterval, Count: probeCount})
-	limitUnacknowledged(c, probeLimit)
-}

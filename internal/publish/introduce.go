@@ -82,11 +82,3 @@ func unmapped(a net.Addr) net.Addr {
 	at := tcp.AddrPort()
 	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(at.Addr().Unmap(), at.Port()))
 }
-
-// abort closes a connection with a reset.
-func abort(c datapath.Conn) {
-	if tcp, ok := c.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0)
-	}
-	_ = c.Close()
-}

@@ -138,7 +138,7 @@ func (t *Table) relay(e *entry) forward.RelayFunc {
 	return func(ctx context.Context, client, container datapath.Conn) {
 		if err := t.introduce(ctx, e, client, container); err != nil {
 			t.cfg.Log.Debug("PROXY header is not sent", "binding", e.binding, "error", err)
-			abort(client)
+			datapath.Reset(client)
 			return
 		}
 		e.conns.add(container, client)

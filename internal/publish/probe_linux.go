@@ -2,40 +2,49 @@ package publish
 
 import (
 	"net"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/portolan-net/portolan/internal/datapath"
+	"github.com/portolan-net/portolan/internal/socket"
 )
 
 // carried tells what a connection has received and sent, by TCP_INFO
 // (bytes_received and bytes_acked of linux/tcp.h); nothing of one that is closed.
 func carried(conn datapath.Conn) (received, sent int64) {
-	tcp, ok := conn.(*net.TCPConn)
-	if !ok {
-		return 0, 0
-	}
-	raw, err := tcp.SyscallConn()
-	if err != nil {
-		return 0, 0
-	}
-	_ = raw.Control(func(fd uintptr) {
-		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+	onSocket(conn, func(fd int) {
+		if info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
 			received, sent = int64(info.Bytes_received), int64(info.Bytes_acked)
 		}
 	})
 	return received, sent
 }
 
-// limitUnacknowledged sets TCP_USER_TIMEOUT (RFC 5482): keep-alive probes don't
-// run while data waits for an acknowledgement.
-func limitUnacknowledged(c *net.TCPConn, limit time.Duration) {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return // closed meanwhile
-	}
-	_ = raw.Control(func(fd uintptr) {
-		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(limit.Milliseconds()))
+// probe makes the kernel find out soon whether the peer is still there.
+// TCP_USER_TIMEOUT (RFC 5482) belongs to it: keep-alive probes don't run while
+// data waits for an acknowledgement.
+func probe(conn datapath.Conn) {
+	onSocket(conn, func(fd int) {
+		for _, option := range [...]struct{ level, name, value int }{
+			{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int(probeIdle.Seconds())},
+			{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int(probeInterval.Seconds())},
+			{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, probeCount},
+			{unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(probeLimit.Milliseconds())},
+			{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+		} {
+			_ = unix.SetsockoptInt(fd, option.level, option.name, option.value) // refused: the usual time-outs hold
+		}
 	})
+}
+
+// onSocket calls f with conn's descriptor, unless it is closed or has none.
+func onSocket(conn datapath.Conn, f func(fd int)) {
+	switch c := conn.(type) {
+	case *socket.TCP:
+		_ = c.Control(f)
+	case *net.TCPConn:
+		if raw, err := c.SyscallConn(); err == nil {
+			_ = raw.Control(func(fd uintptr) { f(int(fd)) })
+		}
+	}
 }

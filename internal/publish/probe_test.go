@@ -5,7 +5,6 @@ package publish
 import (
 	"net"
 	"net/netip"
-	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -38,7 +37,7 @@ func TestUnpublishProbesConnections(t *testing.T) {
 }
 
 // onlyConn is the container's side of the one connection.
-func onlyConn(t *testing.T, table *Table, host netip.AddrPort) *net.TCPConn {
+func onlyConn(t *testing.T, table *Table, host netip.AddrPort) datapath.Conn {
 	t.Helper()
 	table.mu.Lock()
 	defer table.mu.Unlock()
@@ -51,21 +50,18 @@ func onlyConn(t *testing.T, table *Table, host netip.AddrPort) *net.TCPConn {
 		var c datapath.Conn
 		for c = range e.conns.conns {
 		}
-		if tcp, ok := c.(*net.TCPConn); ok && len(e.conns.conns) == 1 {
-			return tcp
+		if len(e.conns.conns) == 1 {
+			return c
 		}
 	}
 	t.Fatal("want one connection")
 	return nil
 }
 
-func option(t *testing.T, c syscall.Conn, name int) int {
+func option(t *testing.T, c datapath.Conn, name int) (value int) {
 	t.Helper()
-	raw, err := c.SyscallConn()
+	err := net.ErrClosed
+	onSocket(c, func(fd int) { value, err = unix.GetsockoptInt(fd, unix.IPPROTO_TCP, name) })
 	must(t, err)
-	var value int
-	var optErr error
-	must(t, raw.Control(func(fd uintptr) { value, optErr = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, name) }))
-	must(t, optErr)
 	return value
 }

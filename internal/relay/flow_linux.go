@@ -2,14 +2,15 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/portolan-net/portolan/internal/datapath"
+	"github.com/portolan-net/portolan/internal/socket"
 )
 
 // flow is two kernel sockets that a worker connects.
@@ -21,12 +22,14 @@ type flow struct {
 	halves [2]half // halves[i] carries what ends[i] receives
 	queued bool
 	gone   bool
-	ended  chan struct{}
+	stop   func() bool // forgets the context
+	done   func(Stats) // nil once called
 }
 
 // end is one socket. Its flags are what epoll said last, minus what calls found.
 type end struct {
 	fd       int
+	owner    datapath.Conn // of fd
 	tcp      bool
 	readable bool
 	writable bool
@@ -55,69 +58,81 @@ type half struct {
 	listed bool      // among the worker's blocked
 }
 
-// carryKernel carries bytes between two kernel sockets, as TCP promises, and
-// reports false, with nothing done, if it can't.
-func carryKernel(ctx context.Context, a, b datapath.Conn) (Stats, bool) {
-	f := &flow{ended: make(chan struct{})}
-	if f.worker = assign(); f.worker == nil || !f.takeOver(a, b) {
-		return Stats{}, false
+// carryKernel is Start for two kernel sockets. If it reports false, nobody has
+// them yet: either is something else, or descriptors are short. Then a and b are
+// to be carried in another way.
+func carryKernel(ctx context.Context, a, b *datapath.Conn, done func(Stats)) bool {
+	if !isKernel(*a) || !isKernel(*b) {
+		return false
 	}
+	f := &flow{worker: assign(), done: done}
+	if f.worker == nil || !f.take(a, b) {
+		return false
+	}
+	f.stop = context.AfterFunc(ctx, func() { f.worker.abort(f) })
 	f.worker.add(f)
-	select {
-	case <-f.ended:
-	case <-ctx.Done():
-		f.worker.abort(f)
-		<-f.ended
-	}
-	return Stats{AToB: f.halves[0].total, BToA: f.halves[1].total}, true
-}
-
-// takeOver makes the sockets of a and b the flow's, out of reach of Go's poller.
-func (f *flow) takeOver(conns ...datapath.Conn) bool {
-	for i, conn := range conns {
-		fd, tcp := duplicate(conn)
-		if fd < 0 {
-			if i == 1 {
-				_ = unix.Close(f.ends[0].fd) // conns[0] keeps the connection
-			}
-			return false
-		}
-		f.ends[i] = end{fd: fd, tcp: tcp}
-	}
-	for _, conn := range conns {
-		_ = conn.Close() // ours is another descriptor of the same socket
+	if ctx.Err() != nil {
+		f.worker.abort(f) // the first may have come before the worker knew the flow
 	}
 	return true
 }
 
-// duplicate returns a descriptor of conn's socket, or -1 if it is no stream
-// socket of the kernel's.
-func duplicate(conn datapath.Conn) (fd int, tcp bool) {
-	var source syscall.Conn
-	switch c := conn.(type) {
-	case *net.TCPConn:
-		source, tcp = c, true
-	case *net.UnixConn:
-		source = c
-	default:
-		return -1, false
+// isKernel reports whether conn is a stream socket of the kernel.
+func isKernel(conn datapath.Conn) bool {
+	switch conn.(type) {
+	case *socket.TCP, *net.TCPConn, *net.UnixConn:
+		return true
 	}
-	raw, err := source.SyscallConn()
-	if err != nil {
-		return -1, false
-	}
-	fd = -1
-	err = raw.Control(func(from uintptr) {
-		if made, err := unix.FcntlInt(from, unix.F_DUPFD_CLOEXEC, 0); err == nil {
-			fd = made
+	return false
+}
+
+// take makes the sockets the flow's, out of reach of Go's poller. It needs up to
+// two descriptors, and fails when none are left.
+func (f *flow) take(conns ...*datapath.Conn) bool {
+	for i, conn := range conns {
+		taken, err := takeSocket(*conn)
+		if err != nil {
+			return false
 		}
-		// Urgent data goes on as what nearly all programs take it for: a byte of the stream.
-		_ = unix.SetsockoptInt(int(from), unix.SOL_SOCKET, unix.SO_OOBINLINE, 1)
-	})
-	if err != nil {
-		return -1, false
+		*conn, f.ends[i] = taken.owner, taken
 	}
-	return fd, tcp
+	return true
+}
+
+func takeSocket(conn datapath.Conn) (end, error) {
+	switch c := conn.(type) {
+	case *socket.TCP:
+		if fd, ok := c.FD(); ok {
+			tune(fd)
+			return end{fd: fd, tcp: true, owner: c}, nil
+		}
+		ordinary, err := c.Ordinary()
+		if err != nil {
+			return end{}, err
+		}
+		return takeSocket(ordinary)
+	case *net.TCPConn:
+		detached, err := socket.Detach(c)
+		if err != nil {
+			return end{}, err
+		}
+		return takeSocket(detached)
+	case *net.UnixConn:
+		return takeUnix(c)
+	}
+	return end{}, errors.ErrUnsupported
+}
+
+// takeUnix takes the descriptor without closing c, which stays in Go's poller: a
+// second watcher costs such a flow little, and c remains what it was.
+func takeUnix(c *net.UnixConn) (end, error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return end{}, err
+	}
+	taken := end{owner: c}
+	err = raw.Control(func(fd uintptr) { taken.fd = int(fd) })
+	return taken, err
 }
 
 // move does all that can be done now, and reports whether there is more to do
@@ -248,9 +263,17 @@ func (f *flow) close() {
 	for i := range f.ends {
 		f.halves[i].chunk.release()
 		f.halves[i].since = time.Time{}
-		_ = unix.Close(f.ends[i].fd) // takes it from epoll, too
+		_ = f.ends[i].owner.Close() // takes it from epoll, too
 	}
-	close(f.ended)
+}
+
+// tell calls done, once the flow has ended.
+func (f *flow) tell() {
+	if f.gone && f.done != nil {
+		f.stop()
+		f.done(Stats{AToB: f.halves[0].total, BToA: f.halves[1].total})
+		f.done = nil
+	}
 }
 
 // reset ends the flow, with an RST to both sides.

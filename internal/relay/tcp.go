@@ -2,7 +2,6 @@ package relay
 
 import (
 	"context"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,11 +26,15 @@ import (
 // goroutine that copies; one that has passed a FIN on watches for an RST of the
 // side it has read from.
 
-// keepAlive asks an idle peer often enough that home routers and VPN gateways
+// Keep-alive asks an idle peer often enough that home routers and VPN gateways
 // keep their state (most drop it after five minutes or more), and ends a flow
 // only after eleven minutes without an answer, as Linux does by default: a
 // laptop that slept or changed its network shortly loses nothing.
-var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 2 * time.Minute, Interval: 75 * time.Second, Count: 9}
+const (
+	keepAliveIdle     = 2 * time.Minute
+	keepAliveInterval = 75 * time.Second
+	keepAliveCount    = 9
+)
 
 // Stats counts the bytes that were written, each way.
 type Stats struct {
@@ -40,16 +43,29 @@ type Stats struct {
 }
 
 // TCP carries bytes between a and b until both directions have ended or ctx
-// ends, and closes both. Where both are *net.TCPConn or *net.UnixConn (Linux) the
-// bytes of bulk transfers stay in the kernel, a flow that is idle holds neither
-// buffer nor pipe, and the conns are closed at once: ctx is the way to end it.
+// ends, and closes both.
 func TCP(ctx context.Context, a, b datapath.Conn) Stats {
-	tune(a)
-	tune(b)
-	if stats, ok := carryKernel(ctx, a, b); ok {
-		return stats
+	ended := make(chan Stats, 1)
+	Start(ctx, a, b, func(stats Stats) { ended <- stats })
+	return <-ended
+}
+
+// Start is TCP that does not wait: it calls done when the flow has ended, from
+// another goroutine, which done must not hold up.
+//
+// Where both are sockets of the kernel (Linux: *socket.TCP, which costs least,
+// *net.TCPConn or *net.UnixConn) the bytes of bulk transfers stay in the kernel,
+// and a flow that is idle holds neither goroutine nor buffer nor pipe. Conns of
+// package net are closed at once, and carried on another descriptor.
+func Start(ctx context.Context, a, b datapath.Conn, done func(Stats)) {
+	if !carryKernel(ctx, &a, &b, done) {
+		go func() { done(carryCopied(ctx, a, b)) }()
 	}
-	f := &stream{a: side{Conn: a}, b: side{Conn: b}}
+}
+
+// carryCopied is TCP for connections of any kind.
+func carryCopied(ctx context.Context, a, b datapath.Conn) Stats {
+	f := &stream{a: side{Conn: ordinary(a)}, b: side{Conn: ordinary(b)}}
 	f.running.Store(2)
 
 	aborted := make(chan struct{})
@@ -83,7 +99,7 @@ type side struct {
 
 // carry runs the direction from src to dst and returns the bytes written.
 func (f *stream) carry(src, dst *side) int64 {
-	n, err := f.transfer(src, dst)
+	n, err := copyBuffered(src.Conn, dst.Conn)
 	if err != nil || hidesReset(src) {
 		f.reset()
 		return n
@@ -114,25 +130,7 @@ func (f *stream) close() {
 // reset ends both sides with an RST.
 func (f *stream) reset() {
 	f.closing.Do(func() {
-		abort(f.a.Conn)
-		abort(f.b.Conn)
+		datapath.Reset(f.a.Conn)
+		datapath.Reset(f.b.Conn)
 	})
-}
-
-// abort closes conn with an RST where its kind can send one.
-func abort(conn datapath.Conn) {
-	if c, ok := conn.(interface{ SetLinger(sec int) error }); ok {
-		_ = c.SetLinger(0) // fails only on a socket that is gone already
-	}
-	_ = conn.Close()
-}
-
-// tune sets what every relayed TCP socket gets. TCP_NODELAY is Go's default.
-func tune(conn datapath.Conn) {
-	tcp, ok := conn.(*net.TCPConn)
-	if !ok {
-		return
-	}
-	_ = tcp.SetKeepAliveConfig(keepAlive) // a socket that refuses it still relays
-	limitQueue(tcp)
 }

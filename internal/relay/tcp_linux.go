@@ -2,10 +2,12 @@ package relay
 
 import (
 	"net"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/portolan-net/portolan/internal/datapath"
+	"github.com/portolan-net/portolan/internal/socket"
 )
 
 // notSent bounds what the kernel queues unsent for a peer that reads slowly
@@ -13,20 +15,40 @@ import (
 // bulk transfer always has something to send.
 const notSent = 2 * pipeSize
 
-// limitQueue bounds the memory of a slow peer's send queue.
-func limitQueue(conn *net.TCPConn) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return
+// tune sets what every relayed TCP socket gets. Where the kernel refuses, the flow
+// is carried all the same.
+func tune(fd int) {
+	for _, option := range [...]struct{ level, name, value int }{
+		{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
+		{unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, notSent},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int(keepAliveIdle / time.Second)},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int(keepAliveInterval / time.Second)},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, keepAliveCount},
+		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+		// Urgent data goes on as what nearly all programs take it for: a byte of the stream.
+		{unix.SOL_SOCKET, unix.SO_OOBINLINE, 1},
+	} {
+		_ = unix.SetsockoptInt(fd, option.level, option.name, option.value)
 	}
-	_ = raw.Control(func(fd uintptr) {
-		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, notSent) // an optimisation
-	})
 }
 
-// transfer carries one direction until src's FIN, where not both are sockets of
-// the kernel.
-func (f *stream) transfer(src, dst *side) (int64, error) { return copyBuffered(src.Conn, dst.Conn) }
+// ordinary returns conn as one that can be read and written by package net,
+// tuned.
+func ordinary(conn datapath.Conn) datapath.Conn {
+	if raw, ok := conn.(*socket.TCP); ok {
+		made, err := raw.Ordinary()
+		if err != nil {
+			return conn // closed: its next use says so
+		}
+		conn = made
+	}
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		if raw, err := tcp.SyscallConn(); err == nil {
+			_ = raw.Control(func(fd uintptr) { tune(int(fd)) }) // fails on a closed one only
+		}
+	}
+	return conn
+}
 
 // watch waits until conn has failed, mostly by an RST, and returns true; or
 // until it is closed or its read deadline passes, and returns false. It reads

@@ -237,6 +237,12 @@ func TestTCPUrgentData(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if _, err := f.left.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.right.Read(make([]byte, 1)); err != nil { // the relay has begun
+		t.Fatal(err)
+	}
 	const rounds, size = 20, 100 << 10
 	go func() {
 		for range rounds {

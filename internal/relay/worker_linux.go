@@ -150,6 +150,7 @@ func (w *worker) run() {
 				f.queued = true
 				w.later = append(w.later, f)
 			}
+			f.tell()
 		}
 		clear(w.queue)
 		w.queue = append(w.queue[:0], w.later...)

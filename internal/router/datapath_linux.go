@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -18,6 +17,7 @@ import (
 	"github.com/portolan-net/portolan/internal/datapath"
 	"github.com/portolan-net/portolan/internal/portolan"
 	"github.com/portolan-net/portolan/internal/scarce"
+	"github.com/portolan-net/portolan/internal/socket"
 )
 
 // Datapath carries the machine's flows with the descriptors of a helper. It
@@ -31,10 +31,10 @@ type Datapath struct {
 	namespaces [2]*os.File // network and user, for the next helper
 
 	tun  *os.File
-	tcp  [2]*net.TCPListener // IPv4, IPv6
-	udp  [2]*os.File         // IPv4, IPv6
-	own  []netip.Addr        // the router's addresses
-	last netip.Addr          // the link's IPv4 broadcast address
+	tcp  [2]*os.File  // listeners for IPv4, IPv6
+	udp  [2]*os.File  // IPv4, IPv6
+	own  []netip.Addr // the router's addresses
+	last netip.Addr   // the link's IPv4 broadcast address
 
 	replies   replySockets
 	dialled   dialledUDP
@@ -81,16 +81,7 @@ func (d *Datapath) adopt(fds []int) error {
 	for i, fd := range fds {
 		files[i] = os.NewFile(uintptr(fd), "router")
 	}
-	d.tun, d.udp = files[0], [2]*os.File{files[3], files[4]}
-	defer files[1].Close()
-	defer files[2].Close()
-	for i, file := range files[1:3] {
-		ln, err := net.FileListener(file)
-		if err != nil {
-			return fmt.Errorf("take listener of the router: %w", err)
-		}
-		d.tcp[i] = ln.(*net.TCPListener)
-	}
+	d.tun, d.tcp, d.udp = files[0], [2]*os.File(files[1:3]), [2]*os.File(files[3:5])
 	for _, k := range listenerKinds {
 		if err := d.pool.fill(k); err != nil {
 			return err
@@ -180,9 +171,9 @@ func (d *Datapath) Run(ctx context.Context, handler datapath.Handler) error {
 }
 
 // acceptTCP takes connections whose handshake the kernel has finished.
-func (d *Datapath) acceptTCP(ctx context.Context, ln *net.TCPListener, held *heldTable) error {
+func (d *Datapath) acceptTCP(ctx context.Context, listener *os.File, held *heldTable) error {
 	for {
-		conn, err := ln.AcceptTCP()
+		conn, err := socket.Accept(listener)
 		switch {
 		case ctx.Err() != nil:
 			if err == nil {
@@ -224,7 +215,7 @@ func (d *Datapath) interrupt() {
 	past := time.Unix(1, 0)
 	_ = d.tun.SetReadDeadline(past)
 	for i := range d.tcp {
-		_ = d.tcp[i].SetDeadline(past)
+		_ = d.tcp[i].SetReadDeadline(past)
 		_ = d.udp[i].SetReadDeadline(past)
 	}
 }
@@ -242,14 +233,9 @@ func (d *Datapath) Close() error {
 	d.replies.close()
 	d.pool.close()
 	var err error
-	for _, file := range []*os.File{d.namespaces[0], d.namespaces[1], d.tun, d.udp[0], d.udp[1]} {
+	for _, file := range []*os.File{d.namespaces[0], d.namespaces[1], d.tun, d.tcp[0], d.tcp[1], d.udp[0], d.udp[1]} {
 		if file != nil {
 			err = errors.Join(err, file.Close())
-		}
-	}
-	for _, ln := range d.tcp {
-		if ln != nil {
-			err = errors.Join(err, ln.Close())
 		}
 	}
 	return err

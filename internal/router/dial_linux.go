@@ -8,39 +8,46 @@ import (
 	"net/netip"
 	"os"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/portolan-net/portolan/internal/datapath"
+	"github.com/portolan-net/portolan/internal/socket"
 )
 
 // DialTCP implements datapath.Machine. An invalid src means the host's address.
-// The connection is a *net.TCPConn.
+// The connection is a *socket.TCP.
 func (d *Datapath) DialTCP(ctx context.Context, src netip.Addr, dst netip.AddrPort) (datapath.Conn, error) {
 	from, to := d.ends(netip.AddrPortFrom(src, 0), dst)
-	conn, err := d.dial(ctx, true, from, to)
+	conn, err := d.dialTCP(ctx, from, to)
 	if err != nil {
 		return nil, fmt.Errorf("dial tcp %s from %s: %w", to, from.Addr(), err)
 	}
-	return conn.(*net.TCPConn), nil
+	return conn, nil
+}
+
+func (d *Datapath) dialTCP(ctx context.Context, from, to netip.AddrPort) (*socket.TCP, error) {
+	fd, err := d.bound(true, from, to)
+	if err != nil {
+		return nil, err
+	}
+	return socket.Connect(ctx, fd, to)
 }
 
 // DialUDP implements datapath.Machine. An invalid src means the host's address.
 // The connection is a *net.UDPConn.
-func (d *Datapath) DialUDP(ctx context.Context, src, dst netip.AddrPort) (net.Conn, error) {
+func (d *Datapath) DialUDP(_ context.Context, src, dst netip.AddrPort) (net.Conn, error) {
 	from, to := d.ends(src, dst)
 	if d.dialled.busy(from, to) {
 		from = netip.AddrPortFrom(from.Addr(), 0)
 	}
-	conn, err := d.dial(ctx, false, from, to)
+	udp, err := d.dialUDP(from, to)
 	if errors.Is(err, unix.EADDRINUSE) && from.Port() != 0 {
-		conn, err = d.dial(ctx, false, netip.AddrPortFrom(from.Addr(), 0), to)
+		udp, err = d.dialUDP(netip.AddrPortFrom(from.Addr(), 0), to)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("dial udp %s from %s: %w", to, from, err)
 	}
-	udp := conn.(*net.UDPConn)
 	d.dialled.add(udp)
 	return udp, nil
 }
@@ -55,69 +62,38 @@ func (d *Datapath) ends(src, dst netip.AddrPort) (from, to netip.AddrPort) {
 	return netip.AddrPortFrom(addr, src.Port()), to
 }
 
-// dial connects a socket of the router. Errors are the kernel's own.
-func (d *Datapath) dial(ctx context.Context, tcp bool, from, to netip.AddrPort) (net.Conn, error) {
+// dialUDP connects a socket of the router. Errors are the kernel's own.
+func (d *Datapath) dialUDP(from, to netip.AddrPort) (*net.UDPConn, error) {
+	fd, err := d.bound(false, from, to)
+	if err != nil {
+		return nil, err
+	}
+	file := os.NewFile(uintptr(fd), "router "+to.String())
+	defer file.Close()
+	if err := unix.Connect(fd, socket.Sockaddr(to)); err != nil {
+		return nil, fmt.Errorf("connect: %w", err)
+	}
+	conn, err := net.FileConn(file) // on a duplicate
+	if err != nil {
+		return nil, err
+	}
+	return conn.(*net.UDPConn), nil
+}
+
+// bound is a socket of the router with a source address.
+func (d *Datapath) bound(tcp bool, from, to netip.AddrPort) (int, error) {
 	if from.Addr().Is4() != to.Addr().Is4() {
-		return nil, unix.EAFNOSUPPORT
+		return -1, unix.EAFNOSUPPORT
 	}
 	fd, err := d.pool.get(kindFor(tcp, to.Addr()))
 	if err != nil {
-		return nil, err
+		return -1, err
 	}
-	if err := startConnect(fd, from, to); err != nil {
+	if err := unix.Bind(fd, socket.Sockaddr(from)); err != nil {
 		_ = unix.Close(fd)
-		return nil, err
+		return -1, fmt.Errorf("bind: %w", err)
 	}
-	// Only now: an unconnected socket would be reported as hung up.
-	file := os.NewFile(uintptr(fd), "router "+to.String())
-	defer file.Close()
-	if err := finishConnect(ctx, file); err != nil {
-		return nil, err
-	}
-	return net.FileConn(file) // on a duplicate
-}
-
-func startConnect(fd int, from, to netip.AddrPort) error {
-	if err := unix.Bind(fd, sockaddr(from)); err != nil {
-		return fmt.Errorf("bind: %w", err)
-	}
-	if err := unix.Connect(fd, sockaddr(to)); err != nil && !errors.Is(err, unix.EINPROGRESS) {
-		return fmt.Errorf("connect: %w", err)
-	}
-	return nil
-}
-
-// finishConnect waits until a connection stands, failed, or ctx ends.
-func finishConnect(ctx context.Context, file *os.File) error {
-	raw, err := file.SyscallConn()
-	if err != nil {
-		return err
-	}
-	stop := context.AfterFunc(ctx, func() { _ = file.SetWriteDeadline(time.Unix(1, 0)) })
-	defer stop()
-	var result error
-	err = raw.Write(func(fd uintptr) bool {
-		var done bool
-		done, result = connected(int(fd))
-		return done
-	})
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return errors.Join(err, result)
-}
-
-func connected(fd int) (done bool, err error) {
-	code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
-	if err != nil {
-		return true, err
-	}
-	if code != 0 {
-		return true, fmt.Errorf("connect: %w", unix.Errno(code))
-	}
-	// Woken early or too soon, there is no error and no peer yet.
-	_, err = unix.Getpeername(fd)
-	return !errors.Is(err, unix.ENOTCONN), nil
+	return fd, nil
 }
 
 // fourTuple identifies a dialled UDP socket.

@@ -16,6 +16,7 @@ import (
 	"github.com/portolan-net/portolan/internal/datapath"
 	"github.com/portolan-net/portolan/internal/portolan"
 	"github.com/portolan-net/portolan/internal/scarce"
+	"github.com/portolan-net/portolan/internal/socket"
 )
 
 // A held SYN, by its four-tuple:
@@ -173,8 +174,8 @@ func (t *heldTable) open(ctx context.Context, h *heldSYN) {
 }
 
 // accepted serves a connection that a listener got. ctx is the datapath's.
-func (t *heldTable) accepted(ctx context.Context, conn *net.TCPConn) {
-	flow := portolan.Flow{Proto: portolan.TCP, Src: addrPort(conn.RemoteAddr()), Dst: addrPort(conn.LocalAddr())}
+func (t *heldTable) accepted(ctx context.Context, conn *socket.TCP) {
+	flow := portolan.Flow{Proto: portolan.TCP, Src: conn.Remote(), Dst: conn.Local()}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	h := t.held[flow]

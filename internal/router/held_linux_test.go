@@ -17,6 +17,7 @@ import (
 	"github.com/portolan-net/portolan/internal/datapath"
 	"github.com/portolan-net/portolan/internal/portolan"
 	"github.com/portolan-net/portolan/internal/scarce"
+	"github.com/portolan-net/portolan/internal/socket"
 )
 
 // newTable is a heldTable that counts what it writes.
@@ -190,11 +191,16 @@ func TestStrangerIsReset(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	conn, err := ln.Accept()
+	file, err := ln.(*net.TCPListener).File()
 	if err != nil {
 		t.Fatal(err)
 	}
-	table.accepted(t.Context(), conn.(*net.TCPConn))
+	defer file.Close()
+	conn, err := socket.Accept(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	table.accepted(t.Context(), conn)
 	if _, err := client.Read(make([]byte, 1)); !isReset(err) {
 		t.Errorf("read: %v, want a reset", err)
 	}

@@ -1,11 +1,12 @@
 package router
 
 import (
-	"net"
 	"net/netip"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/portolan-net/portolan/internal/socket"
 )
 
 // Sockets of the router do not pace, whatever the host's default is.
@@ -19,14 +20,10 @@ func TestLinkIsNotPaced(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer func() { _ = conn.Close() }()
-		raw, err := conn.(*net.TCPConn).SyscallConn()
-		if err != nil {
-			t.Fatal(err)
-		}
 		var name string
 		var nameErr error
-		err = raw.Control(func(fd uintptr) {
-			name, nameErr = unix.GetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION)
+		err = conn.(*socket.TCP).Control(func(fd int) {
+			name, nameErr = unix.GetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION)
 		})
 		if err != nil || nameErr != nil || name != "reno" {
 			t.Errorf("congestion control is %s, %v, %v; want reno", name, err, nameErr)

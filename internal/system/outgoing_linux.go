@@ -30,12 +30,13 @@ const localPortRange = 51
 
 // Control is a net.Dialer's or net.ListenConfig's Control.
 func (o *Outgoing) Control(_, _ string, conn syscall.RawConn) error {
-	ports := o.choice()
-	if ports.Size() == 0 {
-		return nil
-	}
-	return conn.Control(func(fd uintptr) {
+	return conn.Control(func(fd uintptr) { o.Apply(int(fd)) })
+}
+
+// Apply prepares a socket that has no port yet.
+func (o *Outgoing) Apply(fd int) {
+	if ports := o.choice(); ports.Size() > 0 {
 		// Where the kernel refuses, a port of the range may be taken: rare.
-		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, localPortRange, int(uint32(ports.Last)<<16|uint32(ports.First)))
-	})
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, localPortRange, int(uint32(ports.Last)<<16|uint32(ports.First)))
+	}
 }

