@@ -21,8 +21,6 @@ type Extra struct {
 	Binds []string
 }
 
-func (e Extra) empty() bool { return len(e.Env)+len(e.BuildArgs)+len(e.Binds) == 0 }
-
 func name(variable string) string {
 	n, _, _ := strings.Cut(variable, "=")
 	return n

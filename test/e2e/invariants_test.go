@@ -27,7 +27,7 @@ const secret = "correct-horse-battery"
 // NET_RAW, and more of the third and the fifth.
 func TestInvariants(t *testing.T) {
 	s := stage.New(t)
-	s.Env = append(s.Env, "A_TOKEN="+secret, "HTTP_PROXY=http://me:"+secret+"@proxy.test:3128", "NO_PROXY=internet.test")
+	s.Env = append(s.Env, "A_TOKEN="+secret, "HTTP_PROXY=http://me:"+secret+"@proxy.test:3128", "LC_LAB=internet.test")
 	s.Portolan(t, "up")
 	s.LoadImage(t)
 	one, two := newIsland(t, s, "one", 8411), newIsland(t, s, "two", 8412)
@@ -212,7 +212,7 @@ func checkSecrets(t *testing.T, s *stage.Stage, hostile *island) {
 		"the environment of the machine's processes": s.Docker(t, "run", "--rm", "--privileged", "--pid", "host", "--entrypoint", "/bin/sh",
 			testimage.Name, "-c", "cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null; true"), // some end meanwhile
 	}
-	if text := places["the environment of the machine's processes"]; !strings.Contains(text, "NO_PROXY=internet.test") || !strings.Contains(text, "dockerd") {
+	if text := places["the environment of the machine's processes"]; !strings.Contains(text, "LC_LAB=internet.test") || !strings.Contains(text, "dockerd") {
 		t.Errorf("the machine's processes are not what this test looks at: %q", text)
 	}
 	dirs := []string{filepath.Join(s.StateDir, "default", "log"), filepath.Join(s.RunDir, "default")}

@@ -11,8 +11,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"fmt"
-	"io"
-	"log"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
@@ -101,7 +100,7 @@ func serveTLS(t *testing.T, s *stage.Stage, port int, ca *authority, handler htt
 		t.Fatal(err)
 	}
 	server := &http.Server{
-		Handler: handler, ReadHeaderTimeout: time.Second, ErrorLog: log.New(io.Discard, "", 0),
+		Handler: handler, ReadHeaderTimeout: time.Second, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
 		TLSConfig: &tls.Config{Certificates: []tls.Certificate{ca.issue(t, "web.internet.test")}},
 	}
 	go func() { _ = server.ServeTLS(l, "", "") }()
@@ -110,7 +109,7 @@ func serveTLS(t *testing.T, s *stage.Stage, port int, ca *authority, handler htt
 
 func startRegistry(t *testing.T, s *stage.Stage, ca *authority) {
 	t.Helper()
-	images := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	images := registry.New(registry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)))
 	serveTLS(t, s, 5443, ca, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if name, password, ok := r.BasicAuth(); !ok || name != user || password != word {
 			w.Header().Set("WWW-Authenticate", `Basic realm="lab"`)
