@@ -40,6 +40,13 @@ type Endpoint interface {
 	Close() error
 }
 
+// Starter is an Endpoint that serves without a goroutine that waits.
+type Starter interface {
+	// Start is Serve that does not wait: done is called at the end, from another
+	// goroutine, and must not hold that up.
+	Start(ctx context.Context, conn Conn, done func())
+}
+
 // Handler decides about what the machine sends. Its methods are called from
 // several goroutines.
 type Handler interface {

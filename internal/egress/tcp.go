@@ -76,10 +76,19 @@ type farEndpoint struct {
 
 // Serve relays until the flow has ended.
 func (f *farEndpoint) Serve(ctx context.Context, conn datapath.Conn) {
+	ended := make(chan struct{})
+	f.Start(ctx, conn, func() { close(ended) })
+	<-ended
+}
+
+// Start implements datapath.Starter.
+func (f *farEndpoint) Start(ctx context.Context, conn datapath.Conn, done func()) {
 	began := time.Now()
-	stats := relay.TCP(ctx, conn, f.Conn)
-	f.egress.cfg.Log.Debug("tcp flow ended", "flow", f.flow,
-		"sent", stats.AToB, "received", stats.BToA, "duration", time.Since(began))
+	relay.Start(ctx, conn, f.Conn, func(stats relay.Stats) {
+		f.egress.cfg.Log.Debug("tcp flow ended", "flow", f.flow,
+			"sent", stats.AToB, "received", stats.BToA, "duration", time.Since(began))
+		done()
+	})
 }
 
 // Close ends the far side with an RST: it was connected for a machine that went

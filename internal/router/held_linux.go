@@ -188,6 +188,19 @@ func (t *heldTable) accepted(ctx context.Context, conn *socket.TCP) {
 	end, as := h.end, h.as
 	h.end, h.as = nil, scarce.Place{}
 	t.dropLocked(h)
+	t.serve(ctx, end, conn, as)
+}
+
+// serve carries an accepted flow to its end.
+func (t *heldTable) serve(ctx context.Context, end datapath.Endpoint, conn datapath.Conn, as scarce.Place) {
+	if starter, ok := end.(datapath.Starter); ok {
+		t.tasks.Add(1)
+		starter.Start(ctx, conn, func() {
+			t.flows.Leave(as)
+			t.tasks.Done()
+		})
+		return
+	}
 	t.tasks.Go(func() {
 		defer t.flows.Leave(as)
 		end.Serve(ctx, conn)
