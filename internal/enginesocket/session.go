@@ -67,7 +67,7 @@ func (s *session) close() {
 // run serves the client until both sides have ended.
 func (s *session) run(ctx context.Context) error {
 	for {
-		if preface, _ := s.in.Peek(len(h2Preface)); string(preface) == h2Preface {
+		if s.beginsH2() {
 			return s.speakH2(ctx)
 		}
 		raw, err := readHead(s.in)
@@ -97,6 +97,17 @@ func (s *session) run(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// beginsH2 reports whether the client speaks HTTP/2. It waits for no more bytes
+// than the shortest of requests has.
+func (s *session) beginsH2() bool {
+	for n := 1; n <= len(h2Preface); n++ {
+		if p, _ := s.in.Peek(n); string(p) != h2Preface[:n] {
+			return false
+		}
+	}
+	return true
 }
 
 // errSwitched: the connection was no HTTP/1 any more, and has ended.

@@ -381,3 +381,11 @@ func socketPair(t *testing.T) (ours net.Conn, theirs Conn, err error) {
 	}
 	return ours, conn.(Conn), nil
 }
+
+// The shortest of requests is not waited on for more.
+func TestShortRequest(t *testing.T) {
+	conn := dialTest(t, start(t, fakeEngine(t), Extra{}))
+	if code, got := ask(t, conn, bufio.NewReader(conn), "GET / HTTP/1.0\r\n\r\n"); code != http.StatusOK || got["uri"] != "/" {
+		t.Errorf("%d %v", code, got)
+	}
+}
