@@ -169,7 +169,7 @@ func (e *namedEndpoint) Serve(ctx context.Context, conn datapath.Conn) {
 	first, err := peek(ctx, conn, e.flow.Dst.Port())
 	if err != nil {
 		log.Debug("transparent flow ended before it began", "flow", e.flow, "error", err)
-		abort(conn)
+		datapath.Reset(conn)
 		return
 	}
 	to := proxy.Destination{Host: e.flow.Dst.Addr().String(), Port: e.flow.Dst.Port()}
@@ -235,20 +235,12 @@ func (e *namedEndpoint) tell(conn datapath.Conn, first opening, to proxy.Destina
 	code, text := report(err, "containersProxy")
 	e.server.cfg.Log.Debug("refuse transparent flow", "flow", e.flow, "to", to.Address(), "error", err)
 	if first.kind != speaksPlainHTTP {
-		abort(conn)
+		datapath.Reset(conn)
 		return
 	}
 	_ = conn.SetDeadline(time.Now().Add(tellTimeout))
 	_, _ = io.WriteString(conn, errorPage(code, text)) // a client that does not read is gone
 	_ = conn.CloseWrite()
 	_, _ = io.Copy(io.Discard, conn) // closing with unread bytes would be a reset, and take the page along
-	_ = conn.Close()
-}
-
-// abort closes conn with an RST.
-func abort(conn datapath.Conn) {
-	if c, ok := conn.(interface{ SetLinger(sec int) error }); ok {
-		_ = c.SetLinger(0) // fails only on a socket that is gone already
-	}
 	_ = conn.Close()
 }
