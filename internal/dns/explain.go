@@ -45,7 +45,7 @@ type Explanation struct {
 	Took    time.Duration
 	Error   string           // why nobody answers
 	Servers []netip.AddrPort // the host's resolvers, in their order
-	Search  []string         // the host's search domains, which programs apply
+	Search  []string         // the host's search domains, applied to short names
 }
 
 // Explain answers a query as a container's would be, and says how. qtype is a
@@ -68,9 +68,9 @@ func (s *Server) Explain(ctx context.Context, name, qtype string) (Explanation, 
 	}
 	q.hidden = s.filter().of(q)
 	began := time.Now()
-	found := s.find(ctx, q, overUDP)
+	found := s.findAs(ctx, q, overUDP)
 	if found.answer[2]&flagTC != 0 {
-		found = s.find(ctx, q, overTCP)
+		found = s.findAs(ctx, q, overTCP)
 	}
 	resolver := s.source.NameConfig().Resolver
 	e := Explanation{
@@ -92,6 +92,12 @@ func (s *Server) find(ctx context.Context, q *query, how transport) finding {
 		found = f
 		cancel() // the losers of the race need not go on
 	})
+	return found
+}
+
+// findAs is find for names that may be short.
+func (s *Server) findAs(ctx context.Context, q *query, how transport) (found finding) {
+	s.complete(ctx, q, how, func(f finding) { found = f })
 	return found
 }
 

@@ -10,8 +10,7 @@ import (
 )
 
 // Lookup returns the addresses of a name as a container's query would, IPv6
-// first, for our own servers that dial on a container's behalf. No search domain
-// is applied. A name without addresses is an error.
+// first, for our own servers that dial on a container's behalf. A name without addresses is an error.
 func (s *Server) Lookup(ctx context.Context, name string) ([]netip.Addr, error) {
 	if _, ok := miekg.IsDomainName(name); !ok || name == "" {
 		return nil, fmt.Errorf("look up %q: not a domain name", name)
@@ -47,9 +46,9 @@ func (s *Server) addresses(ctx context.Context, name string, qtype uint16) ([]ne
 		return nil, err
 	}
 	q.hidden = s.filter().of(q)
-	answer := s.find(ctx, q, overUDP)
+	answer := s.findAs(ctx, q, overUDP)
 	if answer.answer[2]&flagTC != 0 {
-		answer = s.find(ctx, q, overTCP)
+		answer = s.findAs(ctx, q, overTCP)
 	}
 	if answer.err != nil {
 		return nil, answer.err

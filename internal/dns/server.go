@@ -5,8 +5,8 @@
 // resolver, split DNS and systemd-resolved on 127.0.0.53 work as on the host.
 //
 // It holds no listener: the datapath hands it datagrams and connections. It is no
-// recursive resolver, applies no search domains (the client does), and answers no
-// zone transfers. Only egress and the daemon may import it.
+// recursive resolver, applies search domains to short names only (search.go; the
+// client does to others), and answers no zone transfers. Only egress and the daemon may import it.
 //
 // # Theory of operation
 //
@@ -169,7 +169,7 @@ func (s *Server) respond(ctx context.Context, raw []byte, how transport, deliver
 		return
 	}
 	q.hidden = s.filter().of(q)
-	s.resolve(ctx, q, how, func(f finding) { deliver(fit(f.answer, q, how)) })
+	s.complete(ctx, q, how, func(f finding) { deliver(fit(f.answer, q, how)) })
 }
 
 // resolve finds the answer to one query: it calls found exactly once, and returns
