@@ -45,6 +45,7 @@ func TestRootless(t *testing.T) {
 		{"root in a container is the user outside", checkRoot},
 		{"a privileged container", checkPrivileged},
 		{"a killed daemon", checkKilled},
+		{"a killed helper", checkHelperKilled},
 		{"another profile, in swarm mode", checkSwarm},
 	} {
 		t.Run(part.name, func(t *testing.T) { part.check(t, s) })
