@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/portolan-net/portolan/internal/enginesocket"
 	"github.com/portolan-net/portolan/internal/proxy"
@@ -17,18 +18,19 @@ type extras struct {
 	engine   *enginesocket.Proxy
 	log      *slog.Logger
 	findPool func() string // the host's CA bundle, "" for none
+	sysctls  map[string]string
 }
 
 // newEngineSocket returns what carries docker's connections.
 func (d *daemon) newEngineSocket(policy func() *proxy.Policy) *enginesocket.Proxy {
-	e := &extras{daemon: d, policy: policy, log: d.Log.With("part", "engine-socket"), findPool: certificateBundle}
+	e := &extras{daemon: d, policy: policy, log: d.Log.With("part", "engine-socket"), findPool: certificateBundle, sysctls: unpaced()}
 	e.engine = enginesocket.New(enginesocket.Config{Engine: d.Profile.EngineSocket(), Extra: e.now, BeforeSwarm: d.beforeSwarm, Log: e.log})
 	return e.engine
 }
 
 // now is enginesocket.Config.Extra.
 func (e *extras) now(ctx context.Context) enginesocket.Extra {
-	var extra enginesocket.Extra
+	extra := enginesocket.Extra{Sysctls: e.sysctls}
 	v := e.daemon.values.Load()
 	if policy := e.policy(); v.ProxyVariables && policy.Configured() {
 		extra.BuildArgs = enginesocket.Variables(e.noProxy(ctx, policy))
@@ -39,6 +41,18 @@ func (e *extras) now(ctx context.Context) enginesocket.Extra {
 		extra.Env = append(bundleVariables(), extra.Env...)
 	}
 	return extra
+}
+
+// unpaced keeps BBR, where it is the host's default, out of containers: their
+// connections end at the router, a memory away, and there its timers only halve
+// their speed. What goes on from the host has the host's default.
+func unpaced() map[string]string {
+	const name = "net.ipv4.tcp_congestion_control" // of IPv6, too
+	algorithm, err := os.ReadFile("/proc/sys/net/ipv4/tcp_congestion_control")
+	if err != nil || !strings.HasPrefix(string(algorithm), "bbr") {
+		return nil
+	}
+	return map[string]string{name: "reno"} // which every kernel has
 }
 
 // noProxy is NO_PROXY for a container that is made now.

@@ -19,7 +19,12 @@ type Extra struct {
 	// Binds are mounts for containers as in `docker run -v`: SOURCE:TARGET:ro. One
 	// whose target is mounted already is left out.
 	Binds []string
+	// Sysctls are kernel parameters of network namespaces, for containers that get
+	// one of their own. One that is set already is left out.
+	Sysctls map[string]string
 }
+
+func (e Extra) ofContainers() bool { return len(e.Env)+len(e.Binds)+len(e.Sysctls) > 0 }
 
 func name(variable string) string {
 	n, _, _ := strings.Cut(variable, "=")
@@ -88,12 +93,12 @@ func addToContainer(body []byte, extra Extra, imageEnv []string) []byte {
 		o.set(envKey, append(env, add...))
 	}
 	var host object
-	hostKey, ok := o.get("HostConfig", &host)
-	if ok && len(extra.Binds) > 0 {
+	if hostKey, ok := o.get("HostConfig", &host); ok {
 		if host == nil {
 			host = object{}
 		}
-		if addBinds(host, extra.Binds) {
+		bound, tuned := addBinds(host, extra.Binds), addSysctls(host, extra.Sysctls)
+		if bound || tuned {
 			o.set(hostKey, host)
 		}
 	}
@@ -129,6 +134,33 @@ func addBinds(host object, binds []string) bool {
 		host.set(key, append(have, add...))
 	}
 	return len(add) > 0
+}
+
+// addSysctls adds kernel parameters to a HostConfig, and reports whether it did.
+// The engine refuses them for containers that use somebody else's network.
+func addSysctls(host object, sysctls map[string]string) bool {
+	var mode string
+	if _, ok := host.get("NetworkMode", &mode); !ok || mode == "host" || mode == "none" || strings.HasPrefix(mode, "container:") {
+		return false
+	}
+	have := map[string]string{}
+	key, ok := host.get("Sysctls", &have)
+	if !ok {
+		return false
+	}
+	if have == nil {
+		have = map[string]string{}
+	}
+	before := len(have)
+	for name, value := range sysctls {
+		if _, set := have[name]; !set {
+			have[name] = value
+		}
+	}
+	if len(have) > before {
+		host.set(key, have)
+	}
+	return len(have) > before
 }
 
 // target is the second part of SOURCE:TARGET:options.

@@ -46,6 +46,24 @@ func TestAddToContainer(t *testing.T) {
 	}
 }
 
+func TestAddSysctls(t *testing.T) {
+	extra := Extra{Sysctls: map[string]string{"net.a": "1"}}
+	for body, want := range map[string]string{
+		`{}`: `{"HostConfig":{"Sysctls":{"net.a":"1"}}}`,
+		`{"HostConfig":{"NetworkMode":"mine","Sysctls":{"net.b":"2"}}}`: `{"HostConfig":{"NetworkMode":"mine","Sysctls":{"net.a":"1","net.b":"2"}}}`,
+		`{"HostConfig":{"sysctls":{"net.a":"2"}}}`:                      `{"HostConfig":{"sysctls":{"net.a":"2"}}}`,
+		`{"HostConfig":{"Sysctls":null}}`:                               `{"HostConfig":{"Sysctls":{"net.a":"1"}}}`,
+		`{"HostConfig":{"NetworkMode":"host"}}`:                         `{"HostConfig":{"NetworkMode":"host"}}`,
+		`{"HostConfig":{"NetworkMode":"none"}}`:                         `{"HostConfig":{"NetworkMode":"none"}}`,
+		`{"HostConfig":{"NetworkMode":"container:x"}}`:                  `{"HostConfig":{"NetworkMode":"container:x"}}`,
+		`{"HostConfig":{"Sysctls":[]}}`:                                 `{"HostConfig":{"Sysctls":[]}}`,
+	} {
+		if got := string(addToContainer([]byte(body), extra, nil)); strings.TrimSpace(got) != want {
+			t.Errorf("%s becomes %s, want %s", body, got, want)
+		}
+	}
+}
+
 func TestAddToBuild(t *testing.T) {
 	got := addToBuild(`/v1.51/build?t=a%26b&buildargs=%7B%22no_proxy%22%3Anull%7D`, []string{"HTTP_PROXY=p", "NO_PROXY=n"})
 	u, err := url.Parse(got)

@@ -165,7 +165,7 @@ const maxCreate = 16 << 20
 // that the engine answers an Expect.
 func (s *session) create(ctx context.Context, h head) error {
 	extra := s.proxy.extra(ctx)
-	if len(extra.Env)+len(extra.Binds) == 0 {
+	if !extra.ofContainers() {
 		return s.send(h.raw, &h)
 	}
 	if _, err := s.engine.Write(h.asChunked()); err != nil {
@@ -175,7 +175,11 @@ func (s *session) create(ctx context.Context, h head) error {
 	if err != nil {
 		return err
 	}
-	body = addToContainer(body, extra, s.proxy.imageEnv(ctx, imageOf(body)))
+	var imageEnv []string
+	if len(extra.Env) > 0 {
+		imageEnv = s.proxy.imageEnv(ctx, imageOf(body))
+	}
+	body = addToContainer(body, extra, imageEnv)
 	var out bytes.Buffer
 	fmt.Fprintf(&out, "%x\r\n", len(body))
 	out.Write(body)

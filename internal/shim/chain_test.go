@@ -35,7 +35,7 @@ func (host) SetEngine(api.Engine)       {}
 func (host) SetNetworks([]netip.Prefix) {}
 
 func (host) SetHostNetwork(portolan.HostNetwork) {}
-func (host) Listeners() []string        { return nil }
+func (host) Listeners() []string                 { return nil }
 func (host) Forward(context.Context, string, func() (*net.UnixConn, error)) error {
 	return nil
 }

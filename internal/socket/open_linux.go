@@ -147,3 +147,12 @@ func fromSockaddr(from unix.Sockaddr) netip.AddrPort {
 	}
 	return netip.AddrPort{}
 }
+
+// Unpace gives a connection within this computer congestion control without
+// pacing: BBR, where it is the host's default, sets a timer for each segment and
+// halves the speed. It helps most before the connection stands: the kernel never
+// ends pacing that has begun. Connections to other computers keep the host's
+// choice, as those of any program would.
+func Unpace(fd int) {
+	_ = unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, "reno") // an optimisation
+}

@@ -18,5 +18,8 @@ func accept(listener *net.TCPListener) (datapath.Conn, error) {
 	if err != nil {
 		return conn, nil // descriptors are short: it is carried all the same
 	}
+	if from := detached.Remote().Addr(); from.IsLoopback() || from == detached.Local().Addr() {
+		_ = detached.Control(socket.Unpace) // fails on a closed connection only
+	}
 	return detached, nil
 }
