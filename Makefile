@@ -21,7 +21,7 @@ build = CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '-s -w -X m
 # portolan-demo, the web server of `make run`, makes sense with the other two only.
 programs := $(notdir $(wildcard cmd/portolan cmd/portolan-agent cmd/portolan-demo))
 
-.PHONY: help build engine cli run test check fmt lint cross unit fuzz bench bench-quick soak install uninstall clean
+.PHONY: help build engine cli run test check fmt lint cross unit fuzz bench bench-quick bench-peers bench-docs soak install uninstall clean
 .DEFAULT_GOAL := build
 
 help: ## this list
@@ -76,11 +76,18 @@ unit: ## unit tests with the race detector
 fuzz: ## every fuzz target for FUZZTIME=30s
 	@scripts/fuzz
 
-bench: ## the benchmarks of docs/benchmarks.md, as root (ten minutes)
+bench: ## the benchmarks of docs/benchmarks.md, as root (under an hour)
 	@scripts/bench
 
-bench-quick: ## the same, less exact (three minutes)
+bench-quick: ## the same, less exact (under five minutes)
 	@scripts/bench -quick
+
+bench-peers: ## installs and builds what benchmarks compare Portolan with
+	@scripts/packages peers
+	@$(MAKE) --no-print-directory -C bench/peers
+
+bench-docs: ## docs/benchmarks.md and its charts from docs/benchmarks.json
+	@cd bench/render && $(GO) run -buildvcs=false . ../../docs/benchmarks.json ../../docs/benchmarks.md ../../docs/benchmarks
 
 soak: ## a machine that works while its processes are killed, as root (DURATION=10m)
 	@scripts/soak $(or $(DURATION),10m)

@@ -10,36 +10,41 @@ import (
 	"testing"
 	"time"
 
+	"github.com/portolan-net/portolan/bench/report"
 	"github.com/portolan-net/portolan/internal/stage"
-	"github.com/portolan-net/portolan/internal/testimage"
 )
 
-// BenchmarkEngineSocket compares the socket that docker uses with the engine's
+// measureEngineSocket compares the socket that docker uses with the engine's
 // own: small requests, and an archive.
-func BenchmarkEngineSocket(b *testing.B) {
-	s := stage.Up(b)
-	s.Docker(b, "run", "--name", "big", "--entrypoint", "/bin/busybox", testimage.Name, "dd", "if=/dev/zero", "of=/big", "bs=1M", "count=512")
+func measureEngineSocket(b *testing.B, r *recorder, s *stage.Stage, d time.Duration) {
+	b.Helper()
+	const own, group, mebibytes = "the engine's own", "Engine socket", 64
+	s.Docker(b, "create", "--name", "big", imageName)
+	defer s.Docker(b, "rm", "big")
+	big := filepath.Join(b.TempDir(), "big")
+	check(b, os.WriteFile(big, make([]byte, mebibytes<<20), 0o600))
+	s.Docker(b, "cp", big, "big:/big")
 	dir := filepath.Join(s.RunDir, "default")
-	sockets := map[string]string{"by Portolan": filepath.Join(dir, "docker.sock"), "the engine's own": filepath.Join(dir, "machine", "engine.sock")}
-	small, big := newTable("Engine socket, requests", "requests/s"), newTable("Engine socket, archive", "MB/s")
 	for range chosen().rounds {
-		for _, name := range []string{"the engine's own", "by Portolan"} {
+		for _, socket := range []struct{ name, path string }{
+			{own, filepath.Join(dir, "machine", "engine.sock")},
+			{report.Portolan, filepath.Join(dir, "docker.sock")},
+		} {
 			client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				return new(net.Dialer).DialContext(ctx, "unix", sockets[name])
+				return new(net.Dialer).DialContext(ctx, "unix", socket.path)
 			}}}
 			began, requests := time.Now(), 0
-			for ; time.Since(began) < chosen().small; requests++ {
+			for ; time.Since(began) < d; requests++ {
 				fetch(b, client, "/containers/json?all=1")
 			}
-			small.add(name, float64(requests)/time.Since(began).Seconds())
+			limit := report.Limit{Of: own, Factor: 1}
+			r.add(group, column{"socket/requests", "small", "requests/s", false, limit}, socket.name, float64(requests)/time.Since(began).Seconds())
 			began = time.Now()
 			n := fetch(b, client, "/containers/big/archive?path=/big")
-			big.add(name, float64(n)/1e6/time.Since(began).Seconds())
+			r.add(group, column{"socket/archive", "archive", "MB/s", false, limit}, socket.name, float64(n)/1e6/time.Since(began).Seconds())
 			client.CloseIdleConnections()
 		}
 	}
-	small.print(os.Stdout, "the engine's own")
-	big.print(os.Stdout, "the engine's own")
 }
 
 // fetch reads what the engine answers.

@@ -3,6 +3,8 @@ package bench
 import (
 	"fmt"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -18,18 +20,41 @@ func residentMiB(t testing.TB, pid int) float64 {
 }
 
 // cpuSeconds is what a process has used so far (utime and stime of
-// proc_pid_stat(5), in hundredths).
-func cpuSeconds(t testing.TB, pid int) float64 {
-	t.Helper()
+// proc_pid_stat(5), in hundredths); 0 when it has ended.
+func cpuSeconds(pid int) float64 {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	check(t, err)
+	if err != nil {
+		return 0
+	}
 	_, numbers, _ := strings.Cut(string(text), ") ") // the name may hold spaces
 	fields := strings.Fields(numbers)
-	var user, system float64
-	if _, err := fmt.Sscan(fields[11]+" "+fields[12], &user, &system); err != nil {
-		t.Fatalf("read CPU time of process %d: %v", pid, err)
-	}
+	user, _ := strconv.ParseFloat(fields[11], 64) // the kernel writes numbers
+	system, _ := strconv.ParseFloat(fields[12], 64)
 	return (user + system) / 100
+}
+
+// descriptors is how many files a process has open.
+func descriptors(t testing.TB, pid int) float64 {
+	t.Helper()
+	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	check(t, err)
+	return float64(len(files))
+}
+
+// children are a process's child processes with that name (comm), and theirs.
+func children(pid int, name string) (found []int) {
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid)) // the pattern is right
+	for _, task := range tasks {
+		text, _ := os.ReadFile(task) // it may have ended
+		for field := range strings.FieldsSeq(string(text)) {
+			child, _ := strconv.Atoi(field) // the kernel writes numbers
+			if comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", child)); strings.TrimSpace(string(comm)) == name {
+				found = append(found, child)
+			}
+			found = append(found, children(child, name)...)
+		}
+	}
+	return found
 }
 
 func field(t testing.TB, pid int, key string) string {

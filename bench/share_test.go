@@ -5,7 +5,6 @@ import (
 	"flag"
 	"io"
 	"net"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -33,9 +32,8 @@ func BenchmarkShare(b *testing.B) {
 	s := stage.NewUser(b)
 	s.Portolan(b, "up")
 	s.LoadImage(b)
-	total := newTable("Flows of an ordinary user, all together", "Gbit/s")
-	last := newTable("The flow that was opened last", "of a fair share")
-	tenth := newTable("The flow that nine of ten are faster than", "of a fair share")
+	r := newRecorder()
+	const group = "Many flows of an ordinary user"
 	path := filepath.Join(b.TempDir(), "toolbox")
 	check(b, testimage.Build(b.Context(), path))
 	ways := []struct {
@@ -58,16 +56,15 @@ func BenchmarkShare(b *testing.B) {
 					sum += rate
 				}
 				row, fair := text+" flows, "+way.name, sum/float64(n)
-				total.add(row, sum*8/1e9)
-				last.add(row, rates[n-1]/fair)
+				r.add(group, column{id: "share/all", title: "all together", unit: "Gbit/s"}, row, sum*8/1e9)
+				r.add(group, column{id: "share/last", title: "the flow that was opened last", unit: "of a fair share"}, row, rates[n-1]/fair)
 				slices.Sort(rates)
-				tenth.add(row, rates[n/10]/fair)
+				r.add(group, column{id: "share/tenth", title: "the flow that nine of ten are faster than", unit: "of a fair share"}, row, rates[n/10]/fair)
 			}
 		}
 	}
-	for _, t := range []*table{total, last, tenth} {
-		t.print(os.Stdout)
-	}
+	r.environment(b, s)
+	r.finish(b)
 }
 
 // shareFor is how many times longer than one bulk flow the flows are watched: a

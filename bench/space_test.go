@@ -105,7 +105,7 @@ func newForwarding(t testing.TB, mtu int) (client, server *space) {
 	forwarder := newSpace(t)
 	connect(t, client, forwarder, "net1", mtu)
 	connect(t, forwarder, server, "net2", mtu)
-	client.up(t, "net1", "10.99.1.2/24")
+	client.up(t, "net1", clientAddress+"/24")
 	forwarder.up(t, "net1", "10.99.1.1/24")
 	forwarder.up(t, "net2", "10.99.2.1/24")
 	server.up(t, "net2", serverAddress+"/24")
@@ -119,6 +119,7 @@ func newForwarding(t testing.TB, mtu int) (client, server *space) {
 }
 
 const (
+	clientAddress = "10.99.1.2"
 	serverAddress = "10.99.2.2"
 	serverGateway = "10.99.2.1"
 )
@@ -149,6 +150,13 @@ func eventually(t testing.TB, what string, ok func() bool) {
 			t.Fatalf("wait until %s: not so", what)
 		}
 	}
+}
+
+func mustFind(t testing.TB, program string) string {
+	t.Helper()
+	path, err := exec.LookPath(program)
+	check(t, err)
+	return path
 }
 
 func check(t testing.TB, err error) {

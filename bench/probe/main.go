@@ -1,12 +1,17 @@
-// Command probe measures small requests over TCP, in the benchmarks' containers
-// and namespaces. It needs no libraries:
+// Command probe is client and server of the benchmarks, in containers and
+// namespaces. It needs no libraries:
 //
-//	probe serve ADDR                  answers until it is killed
-//	probe request ADDR DURATION       round trips on one connection
-//	probe connect ADDR DURATION N     connect, request, answer, close; N at a time
+//	probe serve ADDR                          TCP and UDP, until it is killed
+//	probe request ADDR DURATION               round trips on one connection
+//	probe connect ADDR DURATION N             connect, request, answer, close; N at a time
+//	probe bulk ADDR DURATION N out|back       N connections at once, as fast as they go
+//	probe datagrams ADDR DURATION SIZE RATE   SIZE bytes each, RATE bits a second, 0 for as many as can be sent
+//	probe dns ADDR DURATION N NAME            asks for NAME's address, N at a time
+//	probe idle ADDR N                         opens N connections and holds them until standard input ends
+//	probe await ADDR                          until the server answers
 //	probe nothing
 //
-// A measurement is one line of JSON, a result.
+// A measurement is one line of JSON.
 package main
 
 import (
@@ -21,16 +26,6 @@ import (
 	"strconv"
 	"sync"
 	"time"
-)
-
-// size of a request and of its answer, in bytes.
-const size = 64
-
-// The first byte of a request says whether the server closes after its answer.
-// It does, not the client, so that TIME_WAIT never uses up the client's ports.
-const (
-	again = 'a'
-	last  = 'l'
 )
 
 // result is what a measurement prints. Times are in microseconds.
@@ -48,45 +43,35 @@ func main() {
 }
 
 func run(args []string) error {
-	switch {
-	case len(args) == 1 && args[0] == "nothing":
-		return nil
-	case len(args) == 2 && args[0] == "serve":
+	if len(args) == 0 {
+		return errUsage
+	}
+	want := map[string]int{"nothing": 1, "serve": 2, "await": 2, "request": 3, "idle": 3, "connect": 4, "bulk": 5, "datagrams": 5, "dns": 5}
+	if len(args) != want[args[0]] {
+		return errUsage
+	}
+	switch args[0] {
+	case "serve":
 		return serve(args[1])
-	case len(args) == 3 && args[0] == "request":
+	case "request":
 		return measure(args[2], "1", func(until time.Time) ([]time.Duration, error) { return requests(args[1], until) })
-	case len(args) == 4 && args[0] == "connect":
+	case "connect":
 		return measure(args[2], args[3], func(until time.Time) ([]time.Duration, error) { return connects(args[1], until) })
+	case "dns":
+		return measure(args[2], args[3], func(until time.Time) ([]time.Duration, error) { return lookups(args[1], args[4], until) })
+	case "bulk":
+		return bulk(args[1], args[2], args[3], args[4])
+	case "datagrams":
+		return datagrams(args[1], args[2], args[3], args[4])
+	case "idle":
+		return idle(args[1], args[2])
+	case "await":
+		return await(args[1])
 	}
-	return errors.New("unknown arguments")
+	return nil // nothing
 }
 
-func serve(addr string) error {
-	ln, err := new(net.ListenConfig).Listen(context.Background(), "tcp", addr)
-	if err != nil {
-		return err
-	}
-	for {
-		conn, err := ln.Accept()
-		if err != nil {
-			return err
-		}
-		go answer(conn)
-	}
-}
-
-func answer(conn net.Conn) {
-	defer conn.Close()
-	message := make([]byte, size)
-	for {
-		if _, err := io.ReadFull(conn, message); err != nil {
-			return
-		}
-		if _, err := conn.Write(message); err != nil || message[0] == last {
-			return
-		}
-	}
-}
+var errUsage = errors.New("unknown arguments")
 
 // measure runs n workers for a while and prints what they saw together.
 func measure(duration, n string, worker func(until time.Time) ([]time.Duration, error)) error {
@@ -167,8 +152,11 @@ func connect(addr string) error {
 }
 
 func dial(addr string) (net.Conn, error) {
-	return new(net.Dialer).DialContext(context.Background(), "tcp", addr)
+	return (&net.Dialer{Timeout: patience}).DialContext(context.Background(), "tcp", addr)
 }
+
+// patience is how long an answer may take.
+const patience = 10 * time.Second
 
 func ask(conn net.Conn, kind byte) error {
 	message := make([]byte, size)

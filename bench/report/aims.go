@@ -70,7 +70,7 @@ func below(value float64) func(*Report, *Row) (string, bool) {
 
 // peer says whether a contestant is what a user would take in Portolan's place.
 func (r *Report) peer(name string) bool {
-	return !r.reference(name) && !strings.HasPrefix(name, Portolan) && !strings.HasPrefix(name, Plain)
+	return r.contends(name) && !strings.HasPrefix(strings.ToLower(name), strings.ToLower(Portolan)) && !strings.HasPrefix(name, Plain)
 }
 
 func unbeaten(r *Report, row *Row) (string, bool) {

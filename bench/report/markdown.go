@@ -72,7 +72,7 @@ func (r *Report) table(w io.Writer, group string) {
 		})
 	}
 	line(w, "*wins*", rows, func(row *Row) string {
-		best, clear := row.Best(func(name string) bool { return !r.reference(name) })
+		best, clear := row.Best(r.contends)
 		switch {
 		case best == nil:
 			return ""

@@ -128,7 +128,7 @@ func (r *Report) Group(title string) []*Row {
 	return rows
 }
 
-// reference says whether a contestant is only a measure for others.
-func (r *Report) reference(name string) bool {
-	return slices.ContainsFunc(r.Contestants, func(c Contestant) bool { return c.Name == name && c.Reference })
+// contends says whether a contestant can win a row.
+func (r *Report) contends(name string) bool {
+	return slices.ContainsFunc(r.Contestants, func(c Contestant) bool { return c.Name == name && !c.Reference })
 }

@@ -10,7 +10,7 @@ import (
 const small = `{"taken": "2026-01-02T03:04:05Z", "seconds": 7, "quick": true, "rounds": 3,
 "environment": [{"name": "kernel", "value": "Linux 1.2"}],
 "contestants": [{"name": "loopback", "mtu": 65536, "reference": true},
- {"name": "kernel forwarding", "mtu": 65520, "reference": true}, {"name": "Portolan", "mtu": 65520, "what": "ours"}],
+ {"name": "kernel forwarding", "mtu": 65520, "reference": true}, {"name": "pasta", "mtu": 65520}, {"name": "Portolan", "mtu": 65520, "what": "ours"}],
 "absent": [{"name": "gvproxy", "value": "not installed"}],
 "rows": [
  {"id": "bulk-out/1", "group": "Bulk, out", "title": "1 flow", "unit": "Gbit/s", "limit": {"of": "loopback", "factor": 0.5},
