@@ -186,6 +186,7 @@ func (g *global) start(ctx context.Context, o startOptions, out io.Writer) (api.
 		return status, nil, nil
 	}
 	defer lock.Release()
+	machine := g.machineLeft()
 	steps := g.newProgress(out)
 	daemon, err := launch.Start(ctx, launch.Command{
 		Path: g.Executable,
@@ -201,14 +202,30 @@ func (g *global) start(ctx context.Context, o startOptions, out io.Writer) (api.
 	}, steps.step)
 	steps.end()
 	if err != nil {
-		return api.Status{}, nil, fmt.Errorf("start %s: %w", g.profile.ContextName(), g.afterFailure(ctx, lock, err))
+		return api.Status{}, nil, fmt.Errorf("start %s: %w", g.profile.ContextName(), g.afterFailure(ctx, lock, machine, err))
 	}
 	status, err = g.status(ctx)
 	return status, daemon, err
 }
 
-// afterFailure takes away what a failed start left.
-func (g *global) afterFailure(ctx context.Context, lock *launch.Lock, err error) error {
+// machineLeft says which machine, if any, is there for a daemon to take over.
+func (g *global) machineLeft() (pid int) {
+	if g.Platform.Remains == nil {
+		return 0
+	}
+	helper, machine, err := g.Platform.Remains(g.profile)
+	if err != nil || helper.PID == 0 {
+		return 0
+	}
+	return machine.PID
+}
+
+// afterFailure takes away what a failed start left. A machine that was there
+// before it is left to the next daemon.
+func (g *global) afterFailure(ctx context.Context, lock *launch.Lock, machine int, err error) error {
+	if machine != 0 && g.machineLeft() == machine {
+		return fmt.Errorf("%w; the machine and its containers go on, try again: %s", err, g.command("up"))
+	}
 	var failure *launch.Failure
 	if errors.As(err, &failure) && failure.Dirty && g.Platform.ForceDown != nil {
 		if downErr := g.Platform.ForceDown(context.WithoutCancel(ctx), g.profile); downErr != nil {

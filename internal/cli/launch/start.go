@@ -89,7 +89,7 @@ func Start(ctx context.Context, c Command, report func(api.Step)) (*exec.Cmd, er
 		return nil, fmt.Errorf("start the daemon: %w", err)
 	}
 	if err := follow(ctx, progress, report); err != nil {
-		return nil, giveUp(ctx, cmd, err, func() string { return logSince(c.Log, logStart) })
+		return nil, giveUp(ctx, cmd, c.Lock, err, func() string { return logSince(c.Log, logStart) })
 	}
 	return cmd, nil
 }
@@ -126,8 +126,9 @@ func follow(ctx context.Context, progress *os.File, report func(api.Step)) error
 	return errSilent
 }
 
-// giveUp makes sure that the daemon is gone and says why it was not wanted.
-func giveUp(ctx context.Context, cmd *exec.Cmd, reason error, log func() string) error {
+// giveUp makes sure that keeper and daemon are gone and says why they were not
+// wanted.
+func giveUp(ctx context.Context, cmd *exec.Cmd, lock *Lock, reason error, log func() string) error {
 	ended := false
 	if ctx.Err() == nil { // it knows itself that it failed, and cleans up
 		ended = within(ctx, cleanUpTime, cmd.Process.Pid) == nil
@@ -138,6 +139,11 @@ func giveUp(ctx context.Context, cmd *exec.Cmd, reason error, log func() string)
 		}
 	}
 	waitErr := cmd.Wait()
+	for _, pid := range kept(lock.file.Name()) { // its keeper was killed
+		if _, err := Terminate(ctx, pid, cleanUpTime); err != nil {
+			reason = errors.Join(reason, err)
+		}
+	}
 	if errors.Is(reason, errSilent) {
 		reason = fmt.Errorf("the daemon ended (%w); see: portolan logs", waitErr)
 		if waitErr == nil {
