@@ -9,6 +9,7 @@ import (
 
 	"github.com/portolan-net/portolan/internal/confine"
 	"github.com/portolan-net/portolan/internal/daemon/deputy"
+	"github.com/portolan-net/portolan/internal/machine"
 	"github.com/portolan-net/portolan/internal/profile"
 )
 
@@ -20,6 +21,9 @@ func (d *daemon) confine() (err error) {
 		return err
 	}
 	files := keptFiles(d.Profile)
+	if group := machine.MemoryGroup(d.spec); group != "" {
+		files.Read = append(files.Read, group)
+	}
 	inForce, err := confine.Apply(confine.Policy{
 		// Published ports below 1024, and ping where the host has no ping sockets.
 		Keep:  []cap.Value{cap.NET_BIND_SERVICE, cap.NET_RAW},

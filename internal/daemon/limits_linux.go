@@ -7,6 +7,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/portolan-net/portolan/internal/machine"
 )
 
 // limits names what this computer is short of, and what to do about it.
@@ -16,6 +18,9 @@ func (d *daemon) limits() []string {
 		found = append(found, text)
 	}
 	if text := descriptorProblem(); text != "" {
+		found = append(found, text)
+	}
+	if text := memoryProblem(machine.MemoryGroup(d.spec), "/proc/meminfo"); text != "" {
 		found = append(found, text)
 	}
 	return found

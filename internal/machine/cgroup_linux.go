@@ -37,6 +37,22 @@ func machineCgroup(cfg spec.Machine) cgroup {
 	return cgroup{path: fmt.Sprintf("/portolan/%s-%08x", cfg.Profile.Name, sum)}
 }
 
+// MemoryGroup is the directory of the control group that counts the memory of
+// the machine that cfg describes, of either version; "" for none.
+func MemoryGroup(cfg spec.Machine) string {
+	c := machineCgroup(cfg)
+	if c.path == "" {
+		return ""
+	}
+	for _, root := range []string{filepath.Join(cgroupRoot, "memory"), cgroupRoot} {
+		dir := filepath.Join(root, c.path)
+		if _, err := os.Stat(filepath.Join(dir, "memory.stat")); err == nil {
+			return dir
+		}
+	}
+	return ""
+}
+
 // hierarchies lists the mount points of all hierarchies.
 func hierarchies() ([]string, error) {
 	var st unix.Statfs_t
