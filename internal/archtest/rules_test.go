@@ -12,7 +12,7 @@ import (
 // place here and a line in docs/architecture.md.
 func layers() [][]string {
 	return [][]string{
-		{"internal/portolan", "internal/system", "internal/proxy/entry", "internal/image", "internal/confine", "internal/mmsg", "internal/socket", "internal/scarce"},
+		{"internal/portolan", "internal/system", "internal/proxy/entry", "internal/image", "internal/confine", "internal/mmsg", "internal/socket", "internal/sockdiag", "internal/scarce"},
 		{"internal/datapath", "internal/profile", "internal/api", "internal/settings", "internal/lab", "internal/testimage"},
 		{"internal/relay", "internal/dns", "internal/router", "internal/spec", "internal/agentlink", "internal/publish/forward", "internal/client", "internal/enginesocket", "internal/dockercontext", "internal/proxy"},
 		{"internal/egress", "internal/proxy/server", "internal/proxy/socks", "internal/publish", "internal/shim", "internal/engine", "internal/hostservice", "internal/hostnet"},
@@ -33,8 +33,8 @@ type restriction struct {
 // restrictions hold for everything but tests.
 func restrictions() []restriction {
 	kernel := []string{"internal/router", "internal/machine", "internal/guest", "internal/engine", "internal/hostnet", "internal/doctor", "internal/lab"}
-	// The daemon reads the host's routes, and asks for no more; the connector adds some, for whom asks root to.
-	readers := append([]string{"internal/daemon", "internal/connect"}, kernel...)
+	// The daemon reads the host's routes and sockets, and asks for no more; the connector adds some, for whom asks root to.
+	readers := append([]string{"internal/daemon", "internal/connect", "internal/sockdiag"}, kernel...)
 	// What only tests and benchmarks import.
 	tests := []string{"internal/lab", "internal/testimage", "internal/stage"}
 	return []restriction{

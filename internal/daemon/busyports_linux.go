@@ -15,6 +15,11 @@ import (
 const (
 	busyLook = time.Second
 	freeLook = busyLook / 5
+
+	// The kernel looks at each connection of the computer. So that a busy one does
+	// not pay for this, all looks together take a hundredth of the time at most.
+	lookShare   = 100
+	longestRest = 10 * time.Second
 )
 
 // busyPorts keeps the agent informed of the ports that the host uses of those
@@ -42,21 +47,29 @@ func (b *busyPorts) tellAgain() {
 func (b *busyPorts) run(ctx context.Context) {
 	look := time.NewTicker(freeLook)
 	defer look.Stop()
-	for n := 0; ; n++ {
+	var next time.Time // when to look at all
+	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-b.agent:
 			b.told = nil
 			b.tell(ctx, b.look())
-		case <-look.C:
-			if n%int(busyLook/freeLook) == 0 {
+		case now := <-look.C:
+			if !now.Before(next) {
 				b.tell(ctx, b.look())
+				next = now.Add(rest(time.Since(now)))
 			} else if free := func(p portolan.Port) bool { return !publish.Taken(p) }; slices.ContainsFunc(b.told, free) {
 				b.tell(ctx, slices.DeleteFunc(slices.Clone(b.told), free))
 			}
 		}
 	}
+}
+
+// rest is the time from the beginning of one look at all ports, which took that
+// long, to the next.
+func rest(took time.Duration) time.Duration {
+	return min(max(busyLook, lookShare*took), longestRest)
 }
 
 // look finds the busy ports; none when they can't be found.

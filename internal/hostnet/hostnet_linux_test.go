@@ -77,20 +77,6 @@ func TestConnectedIsNoListener(t *testing.T) {
 	}
 }
 
-func FuzzParseSocket(f *testing.F) {
-	f.Add(make([]byte, answerLen), true)
-	f.Add(append(make([]byte, answerLen), 5, 0, attrV6Only, 0, 1), false)
-	f.Fuzz(func(t *testing.T, message []byte, udp bool) {
-		proto := portolan.TCP
-		if udp {
-			proto = portolan.UDP
-		}
-		if s, ok := parseSocket(message, proto); ok && (!s.Addr.IsValid() || s.Addr.Port() == 0 || s.Addr.Addr().Is4In6()) {
-			t.Errorf("%x is %+v", message, s)
-		}
-	})
-}
-
 func FuzzDialRequest(f *testing.F) {
 	f.Add([]byte(`{"proto":"tcp","addr":"192.0.2.1:80"}`))
 	f.Add([]byte(`{"proto":"icmp","addr":"127.0.0.1:80"}`))

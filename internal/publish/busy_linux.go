@@ -1,25 +1,25 @@
 package publish
 
 import (
-	"bufio"
 	"errors"
-	"fmt"
 	"maps"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/portolan-net/portolan/internal/portolan"
+	"github.com/portolan-net/portolan/internal/sockdiag"
 	"github.com/portolan-net/portolan/internal/system"
 )
 
 // Busy returns the ports of r that the host itself uses, so that no listener of
 // this table could have them, without those of the table.
 func (t *Table) Busy(r system.PortRange) ([]portolan.Port, error) {
+	if r.Size() == 0 {
+		return nil, nil
+	}
 	own := t.numbers()
 	found, err := inUse(r)
 	if err != nil {
@@ -73,54 +73,25 @@ func Taken(p portolan.Port) bool {
 	return errors.Is(unix.Bind(fd, addr), unix.EADDRINUSE)
 }
 
-// inUse lists the sockets of this network namespace that have a port of r. An
-// IPv6 wildcard comes with that of IPv4, which the same socket may have: the
-// kernel does not tell.
+// inUse lists the sockets of this network namespace that have a port of r, other
+// than link-local ones: they need their interface. A socket of both families comes
+// twice.
 func inUse(r system.PortRange) ([]portolan.Port, error) {
 	found := map[portolan.Port]bool{}
 	for _, proto := range []portolan.Proto{portolan.TCP, portolan.UDP} {
-		for _, table := range []string{proto.String(), proto.String() + "6"} {
-			if err := readTable(table, r, func(host netip.AddrPort) {
-				found[portolan.Port{Proto: proto, Host: host}] = true
-				if host.Addr() == netip.IPv6Unspecified() {
-					found[portolan.Port{Proto: proto, Host: netip.AddrPortFrom(netip.IPv4Unspecified(), host.Port())}] = true
-				}
-			}); err != nil {
-				return nil, err
+		q := sockdiag.Query{Proto: uint8(proto), States: sockdiag.Held, First: r.First, Last: r.Last}
+		err := sockdiag.Each(q, func(s sockdiag.Socket) {
+			if s.Addr.Addr().IsLinkLocalUnicast() || s.Inode == 0 {
+				return
 			}
+			found[portolan.Port{Proto: proto, Host: s.Addr}] = true
+			if s.Both {
+				found[portolan.Port{Proto: proto, Host: netip.AddrPortFrom(netip.IPv4Unspecified(), s.Addr.Port())}] = true
+			}
+		})
+		if err != nil {
+			return nil, err
 		}
 	}
 	return slices.SortedFunc(maps.Keys(found), func(a, b portolan.Port) int { return strings.Compare(a.String(), b.String()) }), nil
-}
-
-// readTable calls use for each socket in one of the kernel's tables that has a
-// port of r. Link-local addresses are left out: they need their interface.
-func readTable(table string, r system.PortRange, use func(netip.AddrPort)) error {
-	file, err := os.Open(filepath.Join("/proc/self/net", table))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil // no IPv6
-	}
-	if err != nil {
-		return fmt.Errorf("read sockets: %w", err)
-	}
-	defer func() { _ = file.Close() }()
-	first, last := fmt.Sprintf("%04X", r.First), fmt.Sprintf("%04X", r.Last)
-	lines := bufio.NewScanner(file)
-	lines.Scan() // the heading
-	for lines.Scan() {
-		// Most of a busy host's sockets are of no interest, and this comes often.
-		_, rest, _ := strings.Cut(lines.Text(), ": ")
-		local, _, _ := strings.Cut(rest, " ")
-		_, port, _ := strings.Cut(local, ":")
-		if port < first || port > last {
-			continue
-		}
-		if s, ok := parseSocket(lines.Text()); ok && !s.local.Addr().IsLinkLocalUnicast() {
-			use(netip.AddrPortFrom(s.local.Addr().Unmap(), s.local.Port()))
-		}
-	}
-	if err := lines.Err(); err != nil {
-		return fmt.Errorf("read sockets: %w", err)
-	}
-	return nil
 }
