@@ -26,11 +26,13 @@ const (
 type contestant struct {
 	report.Contestant
 
-	out       *way // from inside to a server on the host, or beyond
-	published *way // from the host to a server inside
-	resolver  *way // from inside to its name server
-	idle      []*way
+	out       *way         // from inside to a server on the host, or beyond
+	published *way         // from the host to a server inside
+	resolver  *way         // from inside to its name server
+	idle      []*way       // of idle flows, where out is not enough
 	carriers  func() []int // the processes that carry the bytes
+
+	sameProcess bool // as another contestant: idle flows cost the same
 }
 
 // way is one way from a client to a server.

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -36,7 +37,8 @@ func startBareEngine(t testing.TB, where *space, binDir, dir, proxy string) (add
 	check(t, os.WriteFile(filepath.Join(dir, "daemon.json"), config, 0o600))
 	check(t, os.WriteFile(filepath.Join(dir, "containerd.toml"), engine.Layout{RuntimeDir: "/run"}.ContainerdTOML(), 0o600))
 
-	cmd := where.command(t.Context(), "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
+	// It must outlive the test's context, which ends before containers are removed.
+	cmd := where.command(context.WithoutCancel(t.Context()), "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
 		"sh", "-euc", `
 mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /var/lib

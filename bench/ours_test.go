@@ -62,10 +62,11 @@ func newPlain(t testing.TB, s *stage.Stage, image, name, proxy string) (*dockerE
 	connect(t, outside, inner, "net1", largeMTU)
 	outside.up(t, "net1", "10.98.1.2/24")
 	inner.up(t, "net1", "10.98.1.1/24")
-	dir := filepath.Join(s.Lab.Dir, strings.ReplaceAll(name, " ", "-"))
+	dir := filepath.Join(s.Lab.Dir, strings.NewReplacer(" ", "-", ",", "").Replace(name))
 	address, pid := startBareEngine(t, inner, s.Bin.Engine, dir, proxy)
+	// Containers are removed when the test's context has ended.
 	e := &dockerEngine{name: name, root: pid, host: inner.command, docker: func(args ...string) (string, error) {
-		text, err := output(s.Command(t.Context(), "env", append([]string{"DOCKER_HOST=" + address, "docker"}, args...)...))
+		text, err := output(s.Command(context.WithoutCancel(t.Context()), "env", append([]string{"DOCKER_HOST=" + address, "docker"}, args...)...))
 		return string(text), err
 	}}
 	eventually(t, "the plain engine answers", func() bool { _, err := e.docker("version"); return err == nil })
@@ -89,7 +90,7 @@ func newPlain(t testing.TB, s *stage.Stage, image, name, proxy string) (*dockerE
 func newPortolan(t testing.TB, s *stage.Stage, h host) (*dockerEngine, []*contestant) {
 	t.Helper()
 	e := &dockerEngine{name: report.Portolan, root: s.MachineProcess(t, "portolan-agent serve"), host: s.Lab.Host.Command, docker: func(args ...string) (string, error) {
-		text, err := output(s.Command(t.Context(), "docker", args...))
+		text, err := output(s.Command(context.WithoutCancel(t.Context()), "docker", args...))
 		return string(text), err
 	}}
 	inside, outer, web := e.container(t, "served", "bridge")
@@ -109,6 +110,7 @@ func newPortolan(t testing.TB, s *stage.Stage, h host) (*dockerEngine, []*contes
 	ours.idle = []*way{ours.out, {second, ours.out.addr, "", h.server}}
 
 	lan := contestantOf("Portolan, LAN", "a container and another computer of the LAN, whose MTU is 1500")
+	lan.sameProcess = true
 	neighbour := s.Lab.Neighbour.Command
 	lan.out = &way{inside, lab.NeighbourV4 + ":" + probePort, "", serve(t, neighbour, "0.0.0.0")}
 	lan.published = &way{neighbour, lab.HostV4 + ":" + outer, lab.HostV4 + ":" + web, server}

@@ -93,7 +93,7 @@ func measure(duration, n string, worker func(until time.Time) ([]time.Duration, 
 	group.Wait()
 	took := time.Since(start)
 	all := slices.Concat(times...)
-	if err := errors.Join(errs...); err != nil || len(all) == 0 {
+	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("after %d requests: %w", len(all), err)
 	}
 	slices.Sort(all)
@@ -112,28 +112,30 @@ func requests(addr string, until time.Time) ([]time.Duration, error) {
 	}
 	defer conn.Close()
 	var times []time.Duration
-	for start := time.Now(); start.Before(until); {
+	for start := time.Now(); ; {
 		if err := ask(conn, again); err != nil {
 			return times, err
 		}
 		now := time.Now()
 		times = append(times, now.Sub(start))
-		start = now
+		if start = now; start.After(until) {
+			return times, nil
+		}
 	}
-	return times, nil
 }
 
 func connects(addr string, until time.Time) ([]time.Duration, error) {
 	var times []time.Duration
-	for start := time.Now(); start.Before(until); {
+	for start := time.Now(); ; {
 		if err := connect(addr); err != nil {
 			return times, err
 		}
 		now := time.Now()
 		times = append(times, now.Sub(start))
-		start = now
+		if start = now; start.After(until) {
+			return times, nil
+		}
 	}
-	return times, nil
 }
 
 func connect(addr string) error {
@@ -151,8 +153,10 @@ func connect(addr string) error {
 	return nil
 }
 
-func dial(addr string) (net.Conn, error) {
-	return (&net.Dialer{Timeout: patience}).DialContext(context.Background(), "tcp", addr)
+func dial(addr string) (net.Conn, error) { return dialWithin(patience, addr) }
+
+func dialWithin(limit time.Duration, addr string) (net.Conn, error) {
+	return (&net.Dialer{Timeout: limit}).DialContext(context.Background(), "tcp", addr)
 }
 
 // patience is how long an answer may take.

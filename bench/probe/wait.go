@@ -16,6 +16,13 @@ import (
 // dialers is how many connections idle opens at a time.
 const dialers = 8
 
+// idlePatience is how long one of many may take: it waits for nobody but the gateway.
+const idlePatience = 3 * time.Second
+
+// glance is how long await waits for one answer. What was sent before the server
+// stood may be lost, and is not sent again for a second.
+const glance = 50 * time.Millisecond
+
 // held is what idle prints when it holds what it can.
 type held struct {
 	Held  int    `json:"held"`
@@ -33,12 +40,12 @@ func idle(addr, n string) error {
 		conns []net.Conn
 		got   held
 	)
-	for range dialers {
+	for i := range dialers {
 		group.Go(func() {
-			for range want / dialers {
-				conn, err := dial(addr)
+			for range (want + i) / dialers {
+				conn, err := dialWithin(idlePatience, addr)
 				if err == nil {
-					_ = conn.SetDeadline(time.Now().Add(patience)) // of a TCP connection: does not fail
+					_ = conn.SetDeadline(time.Now().Add(idlePatience)) // of a TCP connection: does not fail
 					err = ask(conn, again)
 				}
 				mutex.Lock()
@@ -69,10 +76,10 @@ func await(addr string) error {
 	var err error
 	for start := time.Now(); time.Since(start) < time.Minute; time.Sleep(time.Millisecond) {
 		var conn net.Conn
-		if conn, err = dial(addr); err != nil {
+		if conn, err = dialWithin(glance, addr); err != nil {
 			continue
 		}
-		_ = conn.SetDeadline(time.Now().Add(time.Second)) // of a TCP connection: does not fail
+		_ = conn.SetDeadline(time.Now().Add(glance)) // of a TCP connection: does not fail
 		err = ask(conn, again)
 		_ = conn.Close() // it has been of use
 		if err == nil {

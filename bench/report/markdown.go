@@ -74,7 +74,7 @@ func (r *Report) table(w io.Writer, group string) {
 	line(w, "*wins*", rows, func(row *Row) string {
 		best, clear := row.Best(r.contends)
 		switch {
-		case best == nil:
+		case best == nil || row.contenders(r) < 2:
 			return ""
 		case !clear:
 			return best.Name + ", not clearly"

@@ -35,7 +35,7 @@ func load(t *testing.T) *Report {
 
 func TestMarkdown(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "doc.md")
-	if err := os.WriteFile(path, []byte("by hand\n"+begin+"\nold\n"+end+"\nbelow\n"), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte("by hand\n"+begin+"\nstale\n"+end+"\nbelow\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 { // the second time changes nothing
@@ -66,7 +66,7 @@ func TestMarkdown(t *testing.T) {
 			t.Errorf("the document has %q %d times, want once", want, strings.Count(string(text), want))
 		}
 	}
-	if strings.Contains(string(text), "old") {
+	if strings.Contains(string(text), "stale") {
 		t.Error("the old tables are still there")
 	}
 	if t.Failed() {

@@ -81,6 +81,16 @@ func (row *Row) Best(counts func(name string) bool) (best *Entry, clear bool) {
 	return best, slices.Min(best.Samples) > slices.Max(next.Samples)
 }
 
+// contenders is how many take part who can win.
+func (row *Row) contenders(r *Report) (n int) {
+	for _, entry := range row.Entries {
+		if r.contends(entry.Name) {
+			n++
+		}
+	}
+	return n
+}
+
 func (row *Row) better(a, b float64) bool {
 	if row.Less {
 		return a < b
