@@ -118,7 +118,7 @@ func (p *Proxy) begin(ctx context.Context, s *session) (waited bool, err error) 
 		p.mu.Lock()
 		held := p.held
 		if held == nil {
-			s.asked.Store(time.Now().UnixNano())
+			s.asked.Store(moment(time.Now()))
 		}
 		p.mu.Unlock()
 		if held == nil {

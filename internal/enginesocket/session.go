@@ -34,8 +34,8 @@ type session struct {
 	ended   chan struct{} // closed when all answers of engine are delivered
 
 	switched atomic.Bool  // to something else than HTTP/1
-	asked    atomic.Int64 // when the last request came; times are Unix nanoseconds
-	answered atomic.Int64 // when the engine last said something
+	asked    atomic.Int64 // the moment of the last request; 0 for none
+	answered atomic.Int64 // the moment at which the engine last said something
 
 	mu     sync.Mutex // guards what follows
 	open   []io.Closer
@@ -244,6 +244,12 @@ func (s *session) answer(engine io.Reader, retired, ended chan struct{}) {
 	}
 }
 
+// epoch is from when moments count: by the monotonic clock, which nobody sets.
+var epoch = time.Now()
+
+// moment is nanoseconds since epoch, never 0.
+func moment(t time.Time) int64 { return int64(t.Sub(epoch)) + 1 }
+
 // quiet is how long an answer must have paused to count as given: where it ends
 // is not looked at.
 const quiet = 3 * time.Second
@@ -252,7 +258,7 @@ const quiet = 3 * time.Second
 // just ask again: a stream, a request without an answer, an answer under way.
 func (s *session) busy(now time.Time) bool {
 	asked, answered := s.asked.Load(), s.answered.Load()
-	return s.switched.Load() || asked > answered || now.Sub(time.Unix(0, max(asked, answered))) < quiet
+	return s.switched.Load() || asked > answered || answered > 0 && moment(now)-answered < int64(quiet)
 }
 
 // stamped notes when something was written.
@@ -263,7 +269,7 @@ type stamped struct {
 }
 
 func (w stamped) Write(p []byte) (int, error) {
-	w.last.Store(time.Now().UnixNano())
+	w.last.Store(moment(time.Now()))
 	return w.Writer.Write(p)
 }
 

@@ -35,7 +35,7 @@ func (s *session) requestSwitch(ctx context.Context, h head) error {
 	}
 	select {
 	case v := <-verdict:
-		s.answered.Store(time.Now().UnixNano())
+		s.answered.Store(moment(time.Now()))
 		s.switched.Store(v.switched)
 		switch {
 		case v.switched && build:

@@ -9,15 +9,17 @@ import (
 const seldom = time.Minute
 
 // Seldom keeps a shortage from filling the log. Its zero value is ready.
-type Seldom struct{ last atomic.Int64 } // Unix nanoseconds
+// A clock that is set does not disturb it.
+type Seldom struct{ last atomic.Pointer[time.Time] }
 
 // Now reports whether a minute has passed since it last returned true.
 func (s *Seldom) Now() bool { return s.at(time.Now()) }
 
 func (s *Seldom) at(now time.Time) bool {
 	last := s.last.Load()
-	if last != 0 && now.UnixNano()-last < int64(seldom) {
+	if last != nil && now.Sub(*last) < seldom {
 		return false
 	}
-	return s.last.CompareAndSwap(last, now.UnixNano())
+	told := now // so that only this one is on the heap
+	return s.last.CompareAndSwap(last, &told)
 }

@@ -18,7 +18,7 @@ type session struct {
 	key    sessionKey
 	oob    []byte             // control message of every reply
 	place  *list.Element      // guarded by UDP.mu
-	last   atomic.Int64       // Unix nanoseconds of the last datagram either way
+	last   atomic.Int64       // the last datagram either way, in nanoseconds since epoch
 	cancel context.CancelFunc // ends its dial
 
 	mu     sync.Mutex // guards the three below
@@ -27,7 +27,10 @@ type session struct {
 	closed bool
 }
 
-func (s *session) touch() { s.last.Store(time.Now().UnixNano()) }
+// epoch is from when sessions count: by the monotonic clock, which nobody sets.
+var epoch = time.Now()
+
+func (s *session) touch() { s.last.Store(int64(time.Since(epoch))) }
 
 // send writes one datagram to the destination or queues a copy of it. What can't
 // be written is dropped, as on any link.
@@ -114,7 +117,7 @@ func (u *UDP) readReplies(s *session, conn net.Conn, idle time.Duration) {
 		u.reply(s, payload)
 	}
 	for {
-		due := time.Unix(0, s.last.Load()).Add(idle)
+		due := epoch.Add(time.Duration(s.last.Load())).Add(idle)
 		if !time.Now().Before(due) {
 			return
 		}
