@@ -196,7 +196,7 @@ func (e *hostEnd) speaks(network netip.Prefix) bool {
 func (e *hostEnd) route(network netip.Prefix) *netlink.Route {
 	addr := network.Addr()
 	return &netlink.Route{
-		LinkIndex: e.index, MTU: routeMTU, Flags: int(netlink.FLAG_ONLINK),
+		LinkIndex: e.index, MTU: routeMTU, Congctl: "reno", Flags: int(netlink.FLAG_ONLINK), // BBR's timers only cost on a link like this
 		Dst: &net.IPNet{IP: addr.AsSlice(), Mask: net.CIDRMask(network.Bits(), addr.BitLen())},
 		Gw:  e.gateway.For(addr).AsSlice(), Src: e.own.For(addr).AsSlice(),
 	}
