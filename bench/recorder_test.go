@@ -34,7 +34,7 @@ func chosen() effort {
 	case *smoke:
 		return effort{1, 100 * time.Millisecond, 50 * time.Millisecond, 1, 1, time.Second}
 	case *quick:
-		return effort{3, 250 * time.Millisecond, 150 * time.Millisecond, 5, 2, 3 * time.Second}
+		return effort{3, 150 * time.Millisecond, 100 * time.Millisecond, 5, 2, 3 * time.Second}
 	}
 	return effort{5, 2 * time.Second, time.Second, 25, 5, 10 * time.Second}
 }
@@ -62,7 +62,7 @@ type column struct {
 
 // add appends a sample to a row, which is made when it is the first.
 func (r *recorder) add(group string, c column, name string, value float64) {
-	if r.dropped[c.id+name] {
+	if r.skips(c, name) {
 		return
 	}
 	row := r.Row(c.id)
@@ -72,6 +72,9 @@ func (r *recorder) add(group string, c column, name string, value float64) {
 	}
 	row.Add(name, value)
 }
+
+// skips says whether a contestant is out of a row.
+func (r *recorder) skips(c column, name string) bool { return r.dropped[c.id+name] }
 
 // drop says that a contestant did not do what a row, or several, measure.
 func (r *recorder) drop(name string, err error, columns ...column) {

@@ -43,7 +43,7 @@ func measureBulk(b *testing.B, r *recorder, all []*contestant, d time.Duration) 
 			cost := column{"cpu/" + dir.id, dir.title, "s/GB", true, doubleCost}
 			for _, c := range all {
 				w := dir.way(c)
-				if w == nil {
+				if w == nil || r.skips(speed, c.Name) {
 					continue
 				}
 				var got struct {
@@ -83,7 +83,7 @@ func measureSmall(b *testing.B, r *recorder, all []*contestant, d time.Duration)
 		p99 := column{"requests/" + dir.id + "-p99", dir.title + ", p99", "us", true, doubleCost}
 		for _, c := range all {
 			w := dir.way(c)
-			if w == nil {
+			if w == nil || r.skips(p50, c.Name) {
 				continue
 			}
 			var got small
@@ -94,6 +94,9 @@ func measureSmall(b *testing.B, r *recorder, all []*contestant, d time.Duration)
 			r.add("Request and answer of 64 bytes", p99, c.Name, got.P99)
 			for _, atOnce := range []int{1, 8} {
 				rate := column{fmt.Sprintf("connects/%s-%d", dir.id, atOnce), fmt.Sprintf("%s, %d at a time", dir.title, atOnce), "per second", false, halfSpeed}
+				if r.skips(rate, c.Name) {
+					continue
+				}
 				if err := w.probe(b.Context(), &got, "connect", d.String(), fmt.Sprint(atOnce)); err != nil {
 					r.drop(c.Name, err, rate)
 				}
@@ -120,7 +123,7 @@ func measureDatagrams(b *testing.B, r *recorder, all []*contestant, d time.Durat
 			}
 			for _, c := range all {
 				w := dir.way(c)
-				if w == nil {
+				if w == nil || r.skips(rate, c.Name) {
 					continue
 				}
 				var got struct{ PerSecond, Lost, Received float64 }
@@ -144,7 +147,7 @@ func measureDNS(b *testing.B, r *recorder, all []*contestant, d time.Duration) {
 	rate := column{"dns/rate", "8 at a time", "queries/s", false, report.Limit{}}
 	p99 := column{"dns/p99", "8 at a time, p99", "us", true, report.Limit{}}
 	for _, c := range all {
-		if c.resolver == nil {
+		if c.resolver == nil || r.skips(rate, c.Name) {
 			continue
 		}
 		var got small
@@ -167,7 +170,7 @@ func measureHTTP(b *testing.B, r *recorder, all []*contestant, d time.Duration) 
 		return
 	}
 	for _, c := range all {
-		if c.published == nil {
+		if c.published == nil || r.skips(rate, c.Name) {
 			continue
 		}
 		ctx, cancel := context.WithTimeout(b.Context(), time.Minute)

@@ -16,7 +16,7 @@ import (
 
 const (
 	columns     = 3 // panels beside each other
-	panelWidth  = 10 * vg.Centimeter
+	panelWidth  = 11 * vg.Centimeter
 	panelHeight = 7 * vg.Centimeter
 )
 
@@ -30,7 +30,7 @@ func drawChart(path string, rows []*report.Row) (err error) {
 	wide := min(columns, len(rows))
 	high := (len(rows) + wide - 1) / wide
 	canvas := vgsvg.New(panelWidth*vg.Length(wide), panelHeight*vg.Length(high))
-	tiles := draw.Tiles{Rows: high, Cols: wide, PadX: vg.Millimeter * 4, PadY: vg.Millimeter * 4}
+	tiles := draw.Tiles{Rows: high, Cols: wide, PadX: vg.Millimeter * 4, PadLeft: vg.Millimeter * 4, PadRight: vg.Millimeter * 4, PadY: vg.Millimeter * 4}
 	for i, row := range rows {
 		p, err := panel(row)
 		if err != nil {

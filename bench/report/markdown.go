@@ -55,7 +55,7 @@ func (r *Report) Markdown(w io.Writer, charts string) {
 
 // ChartName is the name of a group's chart file.
 func ChartName(group string) string {
-	return strings.ReplaceAll(strings.ReplaceAll(strings.ToLower(group), ",", ""), " ", "-") + ".svg"
+	return strings.NewReplacer(",", "", "'", "", " ", "-").Replace(strings.ToLower(group)) + ".svg"
 }
 
 // table has a line for each contestant, and a column for each row of the group.
