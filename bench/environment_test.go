@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -47,6 +48,8 @@ func (r *recorder) environment(t testing.TB, s *stage.Stage) {
 	if version, status := s.TryDocker(t, "version", "--format", "{{.Server.Version}}"); status == 0 {
 		fact("engine", strings.TrimSpace(version))
 	}
+	// Debian's pasta does not know its own version.
+	fact("Debian's passt, unless pasta is another", firstLine(exec.CommandContext(t.Context(), "dpkg-query", "-W", "-f", "${Version}", "passt")))
 	for _, command := range [][]string{{"pasta", "--version"}, {"slirp4netns", "--version"}, {"gvproxy", "-version"}, {"rootlesskit", "--version"}, {"wrk", "-v"}, {"nginx", "-v"}} {
 		program, err := find(command[0])
 		if command[0] == "nginx" {
@@ -56,7 +59,7 @@ func (r *recorder) environment(t testing.TB, s *stage.Stage) {
 			fact(command[0], err.Error())
 			continue
 		}
-		fact(command[0], firstLine(exec.CommandContext(t.Context(), program, command[1:]...)))
+		fact(command[0], firstLine(exec.CommandContext(t.Context(), program, command[1:]...))+", in "+strings.TrimPrefix(filepath.Dir(program), repository+"/"))
 	}
 }
 

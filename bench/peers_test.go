@@ -91,6 +91,7 @@ func forwarded(t testing.TB, h host, inside commander, gateway, resolver, probe,
 }
 
 func newSlirp(t testing.TB, h host, program string, mtu int) (*contestant, error) {
+	t.Helper()
 	pid, inside := newUserSpace(t, h.command)
 	api := filepath.Join(shortDir(t), "api")
 	slirp := start(t, h.command(t.Context(), program, "--configure", fmt.Sprintf("--mtu=%d", mtu), "--api-socket", api, fmt.Sprint(pid), "tap0"))
@@ -130,6 +131,7 @@ func slirpForward(ctx context.Context, api, proto, outer, inner string) error {
 
 // newPasta lets pasta show the host's loopback at the address of the host's gateway.
 func newPasta(t testing.TB, h host, program string, mtu int) (*contestant, error) {
+	t.Helper()
 	const resolver = "192.0.2.53"
 	pid, inside := newUserSpace(t, h.command)
 	web, port := newPort(), newPort()
@@ -143,6 +145,7 @@ func newPasta(t testing.TB, h host, program string, mtu int) (*contestant, error
 }
 
 func newGvproxy(t testing.TB, h host, program string, mtu int) (*contestant, error) {
+	t.Helper()
 	forwarder, err := find("gvforwarder")
 	if err != nil {
 		return nil, err
@@ -198,6 +201,7 @@ func gvproxyForward(ctx context.Context, socket, proto, outer, inner string) err
 }
 
 func newRootlesskit(t testing.TB, h host, program string, _ int) (*contestant, error) {
+	t.Helper()
 	state, port, web := filepath.Join(shortDir(t), "rk"), newPort(), newPort()
 	publish := func(outer, inner, proto string) string { return loopbackHost + ":" + outer + ":" + inner + "/" + proto }
 	// It wants ids for its user namespace, which root seldom has.
