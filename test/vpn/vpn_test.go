@@ -54,6 +54,7 @@ func TestVPN(t *testing.T) {
 	t.Run("split tunnel", func(t *testing.T) { checkSplit(t, s, c) })
 	t.Run("full tunnel", func(t *testing.T) { checkFull(t, s, c) })
 	t.Run("small path MTU", func(t *testing.T) { checkSmall(t, s, c) })
+	t.Run("small path MTU behind the tunnel", func(t *testing.T) { checkBehind(t, s, c) })
 }
 
 // checkSplit: the intranet by way of the VPN, everything else as before.
