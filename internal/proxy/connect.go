@@ -41,7 +41,8 @@ func connectHTTP(conn net.Conn, r Route, to Destination) (net.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read answer to CONNECT: %w", err)
 	}
-	_ = response.Body.Close() // there is none in a tunnel, and nobody reads that of a refusal
+	// Its body stays open: there is none in a tunnel, and to close that of a
+	// refusal would wait for the rest of it.
 	if response.StatusCode/100 != 2 {
 		return nil, &RefusedError{Route: r, Code: response.StatusCode, Status: printable(response.Status)}
 	}

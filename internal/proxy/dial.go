@@ -9,7 +9,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
-	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -35,8 +35,7 @@ type Dialer struct {
 	// trusts. The name is filled in.
 	TLS *tls.Config
 
-	mu   sync.Mutex           // guards dead
-	dead map[string]time.Time // proxies that could not be reached, until when they come last
+	dead atomic.Pointer[deadProxies] // nil until there are some
 }
 
 // Dial decides and reaches the destination by the first route that works. The
@@ -81,13 +80,10 @@ func (d *Dialer) order(routes []Route) []Route {
 	if len(routes) < 2 || slices.ContainsFunc(routes, func(r Route) bool { return r.Kind == Blocked }) {
 		return routes
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	now := time.Now()
 	ordered := slices.Clone(routes)
 	slices.SortStableFunc(ordered, func(a, b Route) int {
 		late := func(r Route) int {
-			if r.Kind != Direct && now.Before(d.dead[r.Address]) {
+			if r.Kind != Direct && d.memory().has(r.Address) {
 				return 1
 			}
 			return 0
@@ -97,20 +93,6 @@ func (d *Dialer) order(routes []Route) []Route {
 	return ordered
 }
 
-// note remembers whether a proxy could be reached.
-func (d *Dialer) note(address string, err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if _, ok := errors.AsType[*UnreachableError](err); !ok {
-		delete(d.dead, address)
-		return
-	}
-	if d.dead == nil {
-		d.dead = map[string]time.Time{}
-	}
-	d.dead[address] = time.Now().Add(deadTime)
-}
-
 func (d *Dialer) walk(ctx context.Context, r Route, to Destination) (net.Conn, error) {
 	if r.Kind == Direct {
 		return d.Direct(ctx, "tcp", to.Address())
@@ -118,7 +100,7 @@ func (d *Dialer) walk(ctx context.Context, r Route, to Destination) (net.Conn, e
 	ctx, cancel := context.WithTimeout(ctx, routeTime)
 	defer cancel()
 	conn, err := d.through(ctx, r, to)
-	d.note(r.Address, err)
+	d.note(ctx, r.Address, err)
 	return conn, err
 }
 
@@ -175,19 +157,27 @@ func endWith(ctx context.Context, conn net.Conn) (stop func() bool) {
 	}
 }
 
-// DialProxy connects to the proxy of a route, TLS to it included, and says
-// nothing yet: for requests in absolute form, which carry Route.Authorization
-// as Proxy-Authorization.
-func (d *Dialer) DialProxy(ctx context.Context, r Route) (net.Conn, error) {
+// Connect opens a TCP connection to the proxy of a route.
+func (d *Dialer) Connect(ctx context.Context, r Route) (net.Conn, error) {
 	if r.Address == "" {
 		return nil, fmt.Errorf("reach proxy: a route that is %s has none", r)
 	}
 	conn, err := d.Direct(ctx, "tcp", r.Address)
 	if err != nil {
-		return nil, &UnreachableError{Route: r, Err: err}
+		err = &UnreachableError{Route: r, Err: err}
+		d.note(ctx, r.Address, err)
+		return nil, err
 	}
-	if r.Kind != HTTPS {
-		return conn, nil
+	return conn, nil
+}
+
+// DialProxy connects to the proxy of a route, TLS to it included, and says
+// nothing yet: for requests in absolute form, which carry Route.Authorization
+// as Proxy-Authorization.
+func (d *Dialer) DialProxy(ctx context.Context, r Route) (net.Conn, error) {
+	conn, err := d.Connect(ctx, r)
+	if err != nil || r.Kind != HTTPS {
+		return conn, err
 	}
 	cfg := d.TLS.Clone()
 	if cfg == nil {
@@ -198,7 +188,9 @@ func (d *Dialer) DialProxy(ctx context.Context, r Route) (net.Conn, error) {
 	secure := tls.Client(conn, cfg)
 	if err := secure.HandshakeContext(ctx); err != nil {
 		_ = conn.Close()
-		return nil, &UnreachableError{Route: r, Err: fmt.Errorf("speak TLS: %w", err)}
+		err = &UnreachableError{Route: r, Err: fmt.Errorf("speak TLS: %w", err)}
+		d.note(ctx, r.Address, err)
+		return nil, err
 	}
 	return secure, nil
 }

@@ -168,11 +168,11 @@ func TestFallBack(t *testing.T) {
 func TestDeadProxiesComeLast(t *testing.T) {
 	d := newDialer()
 	routes := []Route{{Kind: HTTP, Address: "a:1"}, {Kind: HTTP, Address: "b:1"}, {}}
-	d.note("a:1", &UnreachableError{})
+	d.note(t.Context(), "a:1", &UnreachableError{})
 	if got := fmt.Sprint(d.order(routes)); got != "[http://b:1 direct http://a:1]" {
 		t.Errorf("order = %s", got)
 	}
-	d.note("a:1", &RefusedError{})
+	d.note(t.Context(), "a:1", &RefusedError{})
 	if got := fmt.Sprint(d.order(routes)); got != "[http://a:1 http://b:1 direct]" {
 		t.Errorf("order after an answer = %s", got)
 	}
@@ -238,5 +238,33 @@ func TestSecretsAreNotPrinted(t *testing.T) {
 	}
 	if want := `{"routes":[{"kind":"http","address":"p.example:1"}],"source":"https","rule":"proxy http://p.example:1"}`; string(text) != want {
 		t.Errorf("JSON %s, want %s", text, want)
+	}
+}
+
+// A client that gives up says nothing about the proxy: the next one's way stays.
+func TestGivenUpIsNotDead(t *testing.T) {
+	address := standIn(t, func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
+	d, r := newDialer(), Route{Kind: HTTP, Address: address}
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(50*time.Millisecond, cancel)
+	if _, _, err := d.Walk(ctx, Decision{Routes: []Route{r}}, Destination{Host: "x.example", Port: 1}); err == nil {
+		t.Fatal("a silent proxy let us through")
+	}
+	if got := d.order([]Route{r, {}}); got[0] != r {
+		t.Errorf("order %v: the proxy comes last", got)
+	}
+}
+
+// A refusal counts at once, also when its text never ends.
+func TestRefusalIsNotWaitedFor(t *testing.T) {
+	address := standIn(t, func(c net.Conn) {
+		answering("HTTP/1.1 403 Forbidden\r\nContent-Length: 1000\r\n\r\nn")(c)
+		_, _ = io.Copy(io.Discard, c)
+	})
+	began := time.Now()
+	_, _, err := newDialer().Dial(t.Context(), compiled(t, Config{HTTPS: "http://" + address}), Destination{Host: "x.example", Port: 1})
+	var refused *RefusedError
+	if !errors.As(err, &refused) || time.Since(began) > 5*time.Second {
+		t.Errorf("%v after %s", err, time.Since(began))
 	}
 }

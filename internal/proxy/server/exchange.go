@@ -35,8 +35,14 @@ func (e *exchanger) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	var errs []error
-	for _, route := range e.server.proxy.Order(decision.Routes) {
-		response, err := e.roundTrip(r, route)
+	by := time.Now().Add(e.server.reach)
+	for i, route := range e.server.proxy.Order(decision.Routes) {
+		if route.Kind == proxy.Blocked {
+			errs = append(errs, &proxy.BlockedError{Destination: e.to, Decision: decision})
+			break
+		}
+		ctx := context.WithValue(r.Context(), dialBy{}, time.Now().Add(time.Until(by)/time.Duration(len(decision.Routes)-i)))
+		response, err := e.roundTrip(r.WithContext(ctx), route)
 		if err == nil {
 			return response, nil
 		}
@@ -49,13 +55,18 @@ func (e *exchanger) RoundTrip(r *http.Request) (*http.Response, error) {
 	return nil, &reachError{decision: decision, err: errors.Join(errs...)}
 }
 
+// dialBy is the key of a request's context under which stands until when its
+// present route has to be connected: transports dial without its deadline.
+type dialBy struct{}
+
 func (e *exchanger) roundTrip(r *http.Request, route proxy.Route) (*http.Response, error) {
 	out := r.Clone(r.Context())
 	out.Trailer = r.Trailer
 	if r.Body != nil {
 		out.Body = io.NopCloser(r.Body) // a route that fails must not close it for the next
 	}
-	if auth := route.Authorization(); auth != "" && speaksHTTP(route) {
+	// Who answers TRACE returns what it was sent (RFC 9110, section 9.3.8).
+	if auth := route.Authorization(); auth != "" && speaksHTTP(route) && r.Method != http.MethodTrace {
 		out.Header.Set("Proxy-Authorization", auth)
 	}
 	response, err := e.transport(route).RoundTrip(out)
@@ -103,7 +114,11 @@ func (e *exchanger) transport(route proxy.Route) *http.Transport {
 // destination itself, or through a tunnel.
 func (e *exchanger) dialer(route proxy.Route) func(context.Context, string, string) (net.Conn, error) {
 	return func(ctx context.Context, _, address string) (net.Conn, error) {
-		ctx, cancel := context.WithTimeout(ctx, e.server.reach)
+		by, ok := ctx.Value(dialBy{}).(time.Time)
+		if !ok {
+			by = time.Now().Add(e.server.reach)
+		}
+		ctx, cancel := context.WithDeadline(ctx, by)
 		defer cancel()
 		var conn net.Conn
 		var err error

@@ -60,7 +60,8 @@ func (c client) reach(ctx context.Context, to proxy.Destination) (datapath.Conn,
 }
 
 // walk opens the first route that works. A proxy that answers and refuses ends
-// the walk: only those that can't be reached have an understudy.
+// the walk: only those that can't be reached have an understudy. So does a route
+// that blocks: nothing behind it counts.
 func (c client) walk(ctx context.Context, routes []proxy.Route, open func(context.Context, proxy.Route) (net.Conn, error)) (net.Conn, error) {
 	var errs []error
 	for i, r := range c.server.proxy.Order(routes) {
@@ -71,7 +72,7 @@ func (c client) walk(ctx context.Context, routes []proxy.Route, open func(contex
 			return conn, nil
 		}
 		errs = append(errs, err)
-		if _, refused := errors.AsType[*proxy.RefusedError](err); refused {
+		if _, refused := errors.AsType[*proxy.RefusedError](err); refused || r.Kind == proxy.Blocked {
 			break
 		}
 	}

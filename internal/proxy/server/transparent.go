@@ -131,9 +131,9 @@ func (e *namedEndpoint) prepare(ctx context.Context, routes []proxy.Route) error
 		case proxy.Direct: // the last resort of a script, to be dialled when its turn comes
 			return nil, nil
 		}
-		conn, err := e.server.dialHost(ctx, "tcp", r.Address)
+		conn, err := e.server.proxy.Connect(ctx, r)
 		if err != nil {
-			return nil, &proxy.UnreachableError{Route: r, Err: err}
+			return nil, err
 		}
 		return &readyConn{Conn: conn, address: r.Address}, nil
 	})
@@ -206,7 +206,7 @@ func (e *namedEndpoint) open(ctx context.Context, to proxy.Destination) (datapat
 	if err != nil {
 		return nil, err
 	}
-	dialer := &proxy.Dialer{Direct: e.dialReady}
+	dialer := e.server.proxy.With(e.dialReady)
 	conn, err := e.walk(ctx, decision.Routes, func(ctx context.Context, r proxy.Route) (net.Conn, error) {
 		return e.tunnel(ctx, dialer, r, to)
 	})

@@ -21,6 +21,7 @@ const (
 	maxClients   = 1024
 	askTimeout   = 30 * time.Second // for greeting and request together
 	reachTimeout = 28 * time.Second // for all addresses of a name
+	acceptPause  = time.Second
 )
 
 // Config is what Serve needs. All of it is required.
@@ -63,7 +64,13 @@ func Serve(ctx context.Context, ln net.Listener, cfg Config) error {
 			if ctx.Err() != nil {
 				return nil
 			}
-			return fmt.Errorf("accept SOCKS client: %w", err)
+			// Out of descriptors, or the client is gone again: the next may do.
+			cfg.Log.Warn("accept SOCKS client", "error", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(acceptPause):
+			}
+			continue
 		}
 		select {
 		case places <- struct{}{}:
