@@ -112,7 +112,6 @@ func (r *reporter) serve(ctx context.Context) error {
 	var following sync.WaitGroup
 	defer following.Wait()
 	defer cancel()
-	r.last.Password, r.last.Problem = r.password(ctx)
 	following.Go(func() {
 		err := r.source.FollowProxies(ctx, func(p system.Proxies) {
 			r.tell(func(last *Report) { last.Proxies = p })
@@ -121,15 +120,17 @@ func (r *reporter) serve(ctx context.Context) error {
 			r.log.Warn("follow this host's proxy settings", "err", err)
 		}
 	})
+	// Which proxies there are is told without waiting for the password: until then
+	// everything is direct.
 	for {
+		password, problem := r.password(ctx)
+		r.tell(func(last *Report) { last.Password, last.Problem = password, problem })
 		if _, err := readMessage(r.conn); err != nil {
 			if errors.Is(err, io.EOF) {
 				err = nil
 			}
 			return err
 		}
-		password, problem := r.password(ctx)
-		r.tell(func(last *Report) { last.Password, last.Problem = password, problem })
 	}
 }
 

@@ -66,6 +66,7 @@ func TestReports(t *testing.T) {
 	command.Store("echo one; echo more")
 	d, source, reports := reported(t, func() (string, error) { return command.Load().(string), nil })
 	source <- system.Proxies{HTTP: "a:1", Source: "s"}
+	next(t, reports) // of one of the two, whichever is first
 	if r := next(t, reports); r.Proxies.HTTP != "a:1" || r.Password != "one" || r.Problem != "" {
 		t.Errorf("report %+v", r)
 	}
@@ -82,6 +83,18 @@ func TestReports(t *testing.T) {
 		if r := next(t, reports); r.Password != "" || !strings.Contains(r.Problem, want) || !strings.Contains(r.Problem, "portolan.proxyPasswordCommand") {
 			t.Errorf("%s: password %q, %q", text, r.Password, r.Problem)
 		}
+	}
+}
+
+// A keyring that waits for somebody does not hold the proxies up.
+func TestProxiesDoNotWaitForThePassword(t *testing.T) {
+	_, source, reports := reported(t, func() (string, error) { return "sleep 2; echo late", nil })
+	source <- system.Proxies{HTTP: "a:1", Source: "s"}
+	if r := next(t, reports); r.Proxies.HTTP != "a:1" || r.Password != "" {
+		t.Errorf("first report %+v, password %q", r, r.Password)
+	}
+	if r := next(t, reports); r.Proxies.HTTP != "a:1" || r.Password != "late" {
+		t.Errorf("second report %+v, password %q", r, r.Password)
 	}
 }
 
