@@ -199,7 +199,7 @@ func (r *soak) hold(t testing.TB) holdings {
 	h := holdings{"daemon: goroutines": status.Goroutines, "published ports": len(status.Ports)}
 	for name, pid := range map[string]int{
 		"daemon": status.Daemon.PID, "helper": status.Helper.PID, "PID 1": status.Machine.PID,
-		"keeper": r.keeper(t), "agent": r.pid(t, "agent"),
+		"keeper": r.keeper(t), "agent": r.pid(t, "agent"), "deputy": deputy(t, status.Daemon.PID),
 	} {
 		files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 		if err != nil {
@@ -222,6 +222,20 @@ func (r *soak) hold(t testing.TB) holdings {
 	h["machine: mounts of the engine"] = strings.Count(string(mounts), "/docker")
 	h["machine: processes"], h["machine: network namespaces"], h["machine: zombies"] = inside(t, status.Machine.PID)
 	return h
+}
+
+// deputy is the daemon's only child.
+func deputy(t testing.TB, daemon int) int {
+	t.Helper()
+	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", daemon)) // the pattern is right
+	for _, path := range files {
+		text, _ := os.ReadFile(path) // a thread that has ended has none
+		if pid, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
+			return pid
+		}
+	}
+	t.Fatalf("daemon %d has no deputy, or another child", daemon)
+	return 0
 }
 
 func (r *soak) keeper(t testing.TB) int {

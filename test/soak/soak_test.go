@@ -10,6 +10,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"sync"
 	"syscall"
 	"testing"
@@ -55,6 +56,7 @@ func BenchmarkSoak(t *testing.B) {
 	s.Serve(t, "web", []string{"--restart", "always", "-p", "8000:80"}, "web")
 	s.Serve(t, "echo", []string{"--restart", "always", "-p", "7000:7/udp"}, "echo-udp")
 	s.Serve(t, "inside", []string{"--restart", "always", "--network", "bridge"}, "echo-tcp")
+	s.Serve(t, "host", []string{"--restart", "always", "--network", "host"}, "echo-tcp", "-addr", ":7200")
 	receive(t, s)
 
 	for _, victim := range victims { // a process's successor differs a little
@@ -64,7 +66,8 @@ func BenchmarkSoak(t *testing.B) {
 	r.work(t, *duration)
 	r.removeAll(t)
 	after := r.settle(t, before)
-	t.Logf("\n%s\n%s\n%s", r.tally, r.log, compare(before, after))
+	// A benchmark's log is cut after some lines.
+	fmt.Fprintf(os.Stdout, "\nseed %d\n\n%s\n%s\n%s\n", *seed, r.tally, r.log, compare(before, after))
 	for _, line := range grown(before, after) {
 		t.Errorf("grown: %s", line)
 	}
@@ -180,6 +183,8 @@ func jobs() []job {
 		{"UDP out of a container", engine, toolbox("udp-send", lab.WebV4+":7", "-size", "9000")},
 		{"names", engine, toolbox("lookup", "web.internet.test")},
 		{"ping", engine, toolbox("ping", lab.WebV4)},
+		{"host network", engine, hostNetwork},
+		{"by way of the forward proxy", engine, proxied},
 		{"container with a port", engine, churn},
 	}
 }
