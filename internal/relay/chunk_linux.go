@@ -16,18 +16,19 @@ type chunk struct {
 	n    int
 }
 
-// splice fills an empty chunk from the socket fd by way of a pipe, and reports
-// false if none was to be had. No bytes and no error is the end of the stream.
-func (c *chunk) splice(fd int) (ok bool, err error) {
+// splice fills an empty chunk from the socket fd by way of a pipe. No bytes and
+// no error: no pipe was to be had, or nothing before the stream's end or its
+// urgent data, which receive tells apart.
+func (c *chunk) splice(fd int) error {
 	if c.pipe = pipes.get(); c.pipe == nil {
-		return false, nil
+		return nil
 	}
 	n, err := splice(fd, c.pipe.w, pipeSize)
 	c.n = n
 	if n == 0 {
 		c.release()
 	}
-	return true, err
+	return err
 }
 
 // receive fills an empty chunk from the socket fd, into buf.

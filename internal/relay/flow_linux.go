@@ -227,13 +227,17 @@ func (f *flow) wait(h *half) {
 // into a pipe. No bytes and no error is the end of the stream.
 func (h *half) fill(src *end, scratch []byte) error {
 	if h.bulk && !src.urgent {
-		if ok, err := h.chunk.splice(src.fd); ok {
-			h.bulk = h.chunk.n >= scratchSize
+		err := h.chunk.splice(src.fd)
+		h.bulk = h.chunk.n >= scratchSize
+		if err != nil || h.chunk.n > 0 {
 			return err
 		}
 	}
 	scratch = stuck.limit(scratch)
 	err := h.chunk.receive(src.fd, scratch)
+	if err == unix.EAGAIN && src.urgent {
+		err = h.chunk.receive(src.fd, scratch) // a signal at urgent data looks the same
+	}
 	h.bulk = h.chunk.n == len(scratch)
 	if src.tcp && !h.bulk && !src.hungUp && !src.urgent && h.chunk.n > 0 {
 		src.readable = false // a short read has emptied the queue; what comes next is an event

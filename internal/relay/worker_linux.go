@@ -3,7 +3,6 @@ package relay
 import (
 	"runtime"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,7 +19,8 @@ import (
 // until a call says EAGAIN.
 //
 // A worker blocks in a system call that Go's scheduler knows of, and keeps a
-// scheduler slot (a P) meanwhile. So the program gets as many more of them.
+// scheduler slot (a P) meanwhile. So the program gets as many more of them. Their
+// number stays from then on: Go no longer follows a CPU limit that changes.
 
 const (
 	maxWorkers = 8
@@ -36,28 +36,43 @@ const blockedAfter = 20 * time.Millisecond
 
 // crew is the workers, once the first flow has come.
 var crew struct {
-	once    sync.Once
+	mu      sync.Mutex // guards the rest
 	workers []*worker
-	next    atomic.Uint32
+	next    int
 }
 
-// assign returns the worker of a new flow, or nil if the kernel gave none.
+// assign returns the worker of a new flow, or nil if the kernel gives none now.
 func assign() *worker {
-	crew.once.Do(func() {
-		for range min(runtime.NumCPU(), maxWorkers) {
-			w, err := newWorker()
-			if err != nil {
-				break
-			}
-			crew.workers = append(crew.workers, w)
-			go w.run()
-		}
-		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + len(crew.workers))
-	})
+	crew.mu.Lock()
+	defer crew.mu.Unlock()
+	if len(crew.workers) == 0 {
+		crew.workers = hire(min(runtime.GOMAXPROCS(0), maxWorkers)) // which heeds affinity and cgroup
+	}
 	if len(crew.workers) == 0 {
 		return nil
 	}
-	return crew.workers[int(crew.next.Add(1))%len(crew.workers)]
+	crew.next = (crew.next + 1) % len(crew.workers)
+	return crew.workers[crew.next]
+}
+
+// hire starts n workers, or none: what is short comes back, and a crew stays.
+func hire(n int) []*worker {
+	var made []*worker
+	for range n {
+		w, err := newWorker()
+		if err != nil {
+			for _, w := range made {
+				w.close()
+			}
+			return nil
+		}
+		made = append(made, w)
+	}
+	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + n)
+	for _, w := range made {
+		go w.run()
+	}
+	return made
 }
 
 // worker is one thread and its flows.
@@ -86,17 +101,24 @@ func newWorker() (*worker, error) {
 	if err == nil {
 		err = unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, wakeup, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET})
 	}
+	w := &worker{epoll: epoll, wakeup: wakeup, flows: map[int32]*flow{}}
 	if err != nil {
-		_ = unix.Close(epoll)
+		w.close()
 		return nil, err
 	}
-	return &worker{epoll: epoll, wakeup: wakeup, flows: map[int32]*flow{}}, nil
+	return w, nil
+}
+
+// close undoes newWorker.
+func (w *worker) close() {
+	_ = unix.Close(w.epoll)
+	_ = unix.Close(w.wakeup) // -1 if there is none
 }
 
 // watched is what a worker wants to hear of a socket; errors come unasked.
 const watched = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLPRI | unix.EPOLLET
 
-// add gives f to the worker, or resets it if the kernel takes no more.
+// add gives f to the worker, which resets it if the kernel watches no more.
 func (w *worker) add(f *flow) {
 	f.mu.Lock() // the thread waits until both ends are watched
 	defer f.mu.Unlock()
@@ -104,7 +126,7 @@ func (w *worker) add(f *flow) {
 	for i := range f.ends {
 		event := unix.EpollEvent{Events: watched, Fd: f.id, Pad: int32(i)}
 		if unix.EpollCtl(w.epoll, unix.EPOLL_CTL_ADD, f.ends[i].fd, &event) != nil {
-			f.reset()
+			w.abort(f) // f.done is the thread's to call
 			return
 		}
 	}
@@ -154,6 +176,7 @@ func (w *worker) run() {
 		}
 		clear(w.queue)
 		w.queue = append(w.queue[:0], w.later...)
+		clear(w.later)
 		w.later = w.later[:0]
 		w.reviewBlocked()
 	}

@@ -34,8 +34,8 @@ func Detach(conn *net.TCPConn) (*TCP, error) {
 	if err != nil {
 		return nil, err
 	}
-	made := Own(fd, addrPort(conn.LocalAddr()), addrPort(conn.RemoteAddr()))
-	return made, conn.Close()
+	_ = conn.Close() // the connection goes on
+	return Own(fd, addrPort(conn.LocalAddr()), addrPort(conn.RemoteAddr())), nil
 }
 
 // Duplicate returns another descriptor of conn's socket.
@@ -61,7 +61,8 @@ func (s *TCP) FD() (fd int, ok bool) {
 	return s.fd, s.fd >= 0
 }
 
-// Ordinary makes the connection one of package net, for good.
+// Ordinary makes the connection one of package net, for good. It needs one more
+// descriptor for a moment; without, the connection is reset.
 func (s *TCP) Ordinary() (*net.TCPConn, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -71,11 +72,13 @@ func (s *TCP) Ordinary() (*net.TCPConn, error) {
 	if s.fd < 0 {
 		return nil, net.ErrClosed
 	}
-	file := os.NewFile(uintptr(s.fd), "tcp")
+	fd := s.fd
+	file := os.NewFile(uintptr(fd), "tcp")
 	s.fd = -1
 	defer file.Close()
 	conn, err := net.FileConn(file)
 	if err != nil {
+		_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 		return nil, err
 	}
 	s.conn = conn.(*net.TCPConn)
