@@ -34,7 +34,7 @@ func chosen() effort {
 	case *smoke:
 		return effort{1, 100 * time.Millisecond, 50 * time.Millisecond, 1, 1, time.Second}
 	case *quick:
-		return effort{3, 150 * time.Millisecond, 100 * time.Millisecond, 5, 2, 3 * time.Second}
+		return effort{2, 150 * time.Millisecond, 100 * time.Millisecond, 4, 2, 3 * time.Second}
 	}
 	return effort{5, 2 * time.Second, time.Second, 25, 5, 10 * time.Second}
 }
