@@ -147,17 +147,16 @@ func (c *connector) session(ctx context.Context) (err error) {
 // follow keeps the host's routes in step until ctx ends.
 func (c *connector) follow(ctx context.Context, end *hostEnd, init int) error {
 	networks := make(chan []netip.Prefix)
-	routes := make(chan netlink.RouteUpdate, 64)
-	watched := make(chan error, 1)
+	watched, guarded := make(chan error, 1), make(chan error, 1)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	err := netlink.RouteSubscribeWithOptions(routes, ctx.Done(), netlink.RouteSubscribeOptions{
-		ErrorCallback: func(err error) { c.log.Debug("watch routes", "err", err) },
-	})
+	routes, err := c.subscribe(ctx)
 	if err != nil {
-		return fmt.Errorf("watch the host's routes: %w", err)
+		return err
 	}
+	var again <-chan time.Time
 	go func() { watched <- c.watch(ctx, init, networks) }()
+	go func() { guarded <- end.watchForwarding(ctx) }()
 	var latest []netip.Prefix
 	var open bool
 	for {
@@ -169,10 +168,25 @@ func (c *connector) follow(ctx context.Context, end *hostEnd, init int) error {
 				return nil
 			}
 			return fmt.Errorf("watch the machine's networks: %w", err)
+		case err := <-guarded:
+			if ctx.Err() != nil {
+				return nil
+			}
+			if index, _, findErr := Find(c.Profile); findErr == nil && index != end.index {
+				guarded = nil // the interface has gone, and its sysctl with it: the session is about to end
+				continue
+			}
+			return err
 		case latest = <-networks:
 		case _, open = <-routes:
-			if !open && ctx.Err() == nil {
-				return errors.New("watch the host's routes: the kernel closed the subscription")
+			if !open {
+				// Changes were lost: thousands at once, a VPN's say, are more than the kernel keeps.
+				routes, again = nil, time.After(subscribeAgain)
+				continue
+			}
+		case <-again:
+			if routes, err = c.subscribe(ctx); err != nil {
+				return err
 			}
 		}
 		if latest == nil || ctx.Err() != nil {
@@ -182,6 +196,23 @@ func (c *connector) follow(ctx context.Context, end *hostEnd, init int) error {
 			return err
 		}
 	}
+}
+
+// subscribeAgain is the pause before another subscription, in which many changes
+// at once are mostly over.
+const subscribeAgain = 200 * time.Millisecond
+
+// subscribe returns the host's changes of routes, until ctx ends or some were
+// lost, which closes the channel.
+func (c *connector) subscribe(ctx context.Context) (<-chan netlink.RouteUpdate, error) {
+	routes := make(chan netlink.RouteUpdate, 64)
+	err := netlink.RouteSubscribeWithOptions(routes, ctx.Done(), netlink.RouteSubscribeOptions{
+		ErrorCallback: func(err error) { c.log.Debug("watch routes", "err", err) },
+	})
+	if err != nil {
+		return nil, fmt.Errorf("watch the host's routes: %w", err)
+	}
+	return routes, nil
 }
 
 // watch reports the machine's networks, on a thread in its namespace.

@@ -126,6 +126,9 @@ func addEnd(outside *router.Outside, p profile.Profile, link portolan.Link) (*ho
 			return nil, fmt.Errorf("add address %s to %s: %w", own, name, err)
 		}
 	}
+	if err := e.endForwarding(); err != nil {
+		return nil, err
+	}
 	if err := netlink.LinkSetUp(dev); err != nil {
 		return nil, fmt.Errorf("set %s up: %w", name, err)
 	}

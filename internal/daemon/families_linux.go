@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"sync/atomic"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -67,9 +68,28 @@ func routed(dst net.IP) bool {
 	return ok && !src.IsLinkLocalUnicast() && !src.IsLoopback()
 }
 
+// followAgain is the pause before another subscription, in which many changes at
+// once are mostly over.
+const followAgain = 200 * time.Millisecond
+
 // follow looks again whenever a route or an address changes. own is the profile
 // whose connection is left out.
 func (h *hostFamilies) follow(ctx context.Context, own profile.Profile, log *slog.Logger) error {
+	for {
+		if err := h.followSubscribed(ctx, own, log); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(followAgain):
+		}
+	}
+}
+
+// followSubscribed is follow until ctx ends, or until changes were lost: thousands
+// of routes at once, a VPN's say, are more than the kernel keeps for a reader.
+func (h *hostFamilies) followSubscribed(ctx context.Context, own profile.Profile, log *slog.Logger) error {
 	routes, addrs := make(chan netlink.RouteUpdate, 64), make(chan netlink.AddrUpdate, 64)
 	done := make(chan struct{})
 	defer close(done)
@@ -90,7 +110,7 @@ func (h *hostFamilies) follow(ctx context.Context, own profile.Profile, log *slo
 		case _, open = <-addrs:
 		}
 		if !open {
-			return fmt.Errorf("watch the host's routes: the kernel closed the subscription")
+			return nil
 		}
 	}
 }

@@ -140,15 +140,15 @@ func WatchNetworks(ctx context.Context, report func([]netip.Prefix), log *slog.L
 		case <-ctx.Done():
 			return nil
 		case _, ok := <-updates:
-			if !ok {
-				return errors.New("watch addresses: the kernel closed the subscription")
-			}
-			for drained := false; !drained; { // a new bridge brings several
+			for drained := false; ok && !drained; { // a new bridge brings several
 				select {
-				case <-updates:
+				case _, ok = <-updates:
 				default:
 					drained = true
 				}
+			}
+			if !ok {
+				return errors.New("watch addresses: the kernel closed the subscription")
 			}
 		}
 	}

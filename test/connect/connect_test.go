@@ -56,6 +56,8 @@ func play(t *testing.T, s *stage.Stage, asRoot func(t *testing.T, args ...string
 		{"every container answers", checkAnswers},
 		{"names", checkNames},
 		{"the LAN reaches nothing", checkLAN},
+		{"nor by the host's own address", checkMasqueraded},
+		{"many routes at once", checkManyRoutes},
 		{"a container reaches nothing of the host", checkHostile},
 		{"networks stay apart", checkApart},
 		{"networks come and go", checkNetworks},
