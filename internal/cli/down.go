@@ -107,6 +107,7 @@ func (g *global) stop(ctx context.Context, purge bool) (downResult, error) {
 	if purge {
 		result.Purged, err = g.purge(ctx)
 	}
+	_ = os.Remove(g.profile.ConfigDir) // the daemon made it; where there are settings it stays
 	return result, err
 }
 

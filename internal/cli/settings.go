@@ -147,10 +147,15 @@ func (g *global) listSettings() error {
 	return w.Flush()
 }
 
-// shown is a value on one line, with something to see where it is empty.
+// shown is a value on one line.
 func shown(s settings.Setting) string {
-	if text := s.Value.Text(); text != "" {
-		return strings.Join(strings.Fields(text), " ")
+	return strings.Join(strings.Fields(shownText(s.Value)), " ")
+}
+
+// shownText is a value with something to see where it is empty.
+func shownText(v settings.Value) string {
+	if text := v.Text(); text != "" {
+		return text
 	}
 	return `""`
 }
@@ -212,7 +217,7 @@ func (g *global) explainSetting(name string) error {
 		if i == len(setting.Sources)-1 {
 			mark = "*"
 		}
-		g.printf("%s %s: %s\n", mark, source, source.Value.Text())
+		g.printf("%s %s: %s\n", mark, source, shownText(source.Value))
 	}
 	if setting.Locked {
 		g.printf("locked: only who can write %s can change it\n", setting.Winner().File)
@@ -269,7 +274,7 @@ func (g *global) changeSettings(ctx context.Context, when restartFlags, edit fun
 	if err != nil {
 		return fmt.Errorf("change settings: %w", err)
 	}
-	defer lock.Remove()
+	defer lock.RemoveFile()
 	store, err := g.openSettings(true)
 	if err != nil {
 		return err
@@ -333,7 +338,7 @@ func (g *global) printChanges(change settings.Edit, applied api.Applied) error {
 		}{change.Changes, applied})
 	}
 	for _, c := range change.Changes {
-		g.printf("%s: %s -> %s\n", c.Key.Name, c.Before.Text(), c.After.Text())
+		g.printf("%s: %s -> %s\n", c.Key.Name, shownText(c.Before), shownText(c.After))
 	}
 	if len(change.Changes) == 0 {
 		g.printf("nothing changes\n")

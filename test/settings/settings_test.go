@@ -57,6 +57,7 @@ func TestSettings(t *testing.T) {
 	s.Serve(t, "always", []string{"-p", "8300:80"}, "web")
 	started := s.Docker(t, "inspect", "-f", "{{.State.StartedAt}} {{.State.Pid}}", "always")
 
+	t.Run("a mistake before the first setting", func(t *testing.T) { checkFirst(t, s) })
 	t.Run("dual-stack", func(t *testing.T) { checkMode(t, s, "dual-stack", true, true) })
 	t.Run("DNS filter", func(t *testing.T) { checkInhibition(t, s) })
 	t.Run("the host's loopback", func(t *testing.T) { checkLoopback(t, s) })
@@ -199,6 +200,25 @@ func checkLoopback(t *testing.T, s *stage.Stage) {
 	}
 	s.Portolan(t, "settings", "unset", "portolan.hostLoopback")
 	eventually(t, "the host's loopback is back", func() bool { return get() == testimage.OK })
+}
+
+// checkFirst: what is refused before there is a settings file leaves the
+// directory that the confined daemon may read.
+func checkFirst(t *testing.T, s *stage.Stage) {
+	if out, code := s.TryPortolan(t, "settings", "set", "portBindingBehavior", "nowhere"); code != 1 {
+		t.Fatalf("exit code %d: %s", code, out)
+	}
+	s.Portolan(t, "settings", "set", "portBindingBehavior", "local-only-port-binding")
+	reached := func() bool {
+		_, err := stage.Fetch(t, s.Lab.Neighbour, hostPort(lab.HostV4, 8300), "/")
+		return err == nil
+	}
+	eventually(t, "the first setting counts", func() bool { return !reached() })
+	if problems := s.Status(t).Problems; len(problems) > 0 {
+		t.Errorf("status: %q", problems)
+	}
+	s.Portolan(t, "settings", "unset", "portBindingBehavior")
+	eventually(t, "it counts no more", reached)
 }
 
 func settingsFile(s *stage.Stage) string { return filepath.Join(s.ConfDir, "default", "settings.json") }

@@ -135,6 +135,13 @@ func (l *Lock) Remove() {
 	l.Release()
 }
 
+// RemoveFile gives the lock up and removes its file. The directory stays: a
+// daemon that runs may read that one, and none that is made anew in its place.
+func (l *Lock) RemoveFile() {
+	_ = os.Remove(l.file.Name())
+	l.Release()
+}
+
 // own writes this process's id into a locked file.
 func own(file *os.File) (*Lock, error) {
 	err := file.Truncate(0)
