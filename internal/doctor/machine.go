@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/portolan-net/portolan/internal/api"
 )
@@ -145,7 +146,9 @@ func resolverCheck(ctx context.Context, o Options) []Finding {
 func outboundCheck(ctx context.Context, o Options) []Finding {
 	const onHost, inMachine = "outbound, host", "outbound, machine"
 	var findings []Finding
-	conn, hostErr := (&net.Dialer{}).DialContext(ctx, "tcp", o.Target)
+	hostCtx, cancel := half(ctx) // the rest is the machine's, also where the host waits for silence
+	defer cancel()
+	conn, hostErr := (&net.Dialer{}).DialContext(hostCtx, "tcp", o.Target)
 	if hostErr == nil {
 		findings = append(findings, ok(onHost, "%s, from %s", conn.RemoteAddr(), conn.LocalAddr()))
 		_ = conn.Close()
@@ -168,4 +171,13 @@ func outboundCheck(ctx context.Context, o Options) []Finding {
 		return append(findings, bad(Warn, inMachine, err, "the host does not reach it either"))
 	}
 	return append(findings, bad(Fail, inMachine, err, "portolan logs --source daemon"))
+}
+
+// half ends when half of ctx's time has passed.
+func half(ctx context.Context) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, time.Until(deadline)/2)
 }
