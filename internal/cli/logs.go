@@ -13,8 +13,8 @@ import (
 
 const logsHelp = `Shows what the profile's processes wrote, merged by time, each line after the
 name of its source: daemon (on the host), helper (the router's), agent, engine
-(dockerd) and containerd (in the machine), connect (the connector). The logs outlive the machine, so they can be read when it does
-not run.`
+(dockerd) and containerd (in the machine), connect (the connector). The logs
+outlive the machine, so they can be read when it does not run.`
 
 const logsExample = `  portolan logs                      # the last 100 lines
   portolan logs -f --source engine   # dockerd's, as they come

@@ -24,9 +24,10 @@ const (
 
 const runHelp = `Starts the machine, runs the command with DOCKER_HOST set to it (and with the
 docker that was built with Portolan on PATH where there is no other), and stops
-the machine. A machine that ran before keeps running. Made for CI. PORTOLAN_PROFILE is
-set too, so that 'portolan' in the command means the same machine. Images, volumes and
-logs stay for the next time, unless --purge deletes them.
+the machine. A machine that ran before keeps running. Made for CI.
+PORTOLAN_PROFILE is set too, so that 'portolan' in the command means the same
+machine. Images, volumes and logs stay for the next time, unless --purge deletes
+them.
 
 The exit code is the command's, 128+n when signal n ended it, 127 when it does
 not exist and 126 when it can't be executed. When the machine can't be started or

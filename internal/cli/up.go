@@ -31,8 +31,8 @@ fails, everything that was started is gone again and the reason is printed.
 
 A docker context is made for the machine: 'portolan', or 'portolan-NAME' for
 another profile. 'portolan down' removes it. It becomes docker's current context
-only with --use-context. Where docker has no compose or buildx, those that were built
-with Portolan are linked into docker's cli-plugins directory until 'down'.
+only with --use-context. Where docker has no compose or buildx, those that were
+built with Portolan are linked into docker's cli-plugins directory until 'down'.
 
 The engine is an installed dockerd of version 28 or newer when there is one, else
 the one that was built with Portolan.`
