@@ -10,7 +10,10 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/portolan-net/portolan/internal/agentlink"
 	"github.com/portolan-net/portolan/internal/datapath"
@@ -70,10 +73,28 @@ func (f *forwards) open(e hostservice.Endpoint) (net.Listener, error) {
 		return nil, err
 	}
 	l.SetUnlinkOnClose(false) // it outlives this agent
-	if err := errors.Join(os.Chmod(e.Address, socketMode), f.kept.Keep(e.String(), l)); err != nil {
+	if err := errors.Join(openToAll(e.Address), f.kept.Keep(e.String(), l)); err != nil {
 		return nil, errors.Join(err, l.Close(), os.Remove(e.Address))
 	}
 	return l, nil
+}
+
+// openToAll gives a socket its mode, and nothing else: a container for which the
+// directory is mounted may have put a link in its place.
+func openToAll(path string) error {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", path, err)
+	}
+	defer unix.Close(fd)
+	var now unix.Stat_t
+	if err := unix.Fstat(fd, &now); err != nil {
+		return fmt.Errorf("look at %s: %w", path, err)
+	}
+	if now.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		return fmt.Errorf("open %s to containers: somebody has put something else in its place", path)
+	}
+	return os.Chmod("/proc/self/fd/"+strconv.Itoa(fd), socketMode)
 }
 
 func (f *forwards) gone(e hostservice.Endpoint) {

@@ -36,6 +36,7 @@ type forwarding struct {
 	chosen    func() string          // setting sshAgent
 	allowHost func(portolan.Flow) error
 	connect   func(ctx context.Context, path string) (*os.File, error) // by the deputy
+	back      portolan.Pair                                            // the host, as the machine sees it
 	socketDir string                                                   // of listeners on the host
 	life      context.Context                                          // of connections
 	log       *slog.Logger
@@ -48,7 +49,7 @@ func (d *daemon) newForwarding(ctx context.Context, allowHost func(portolan.Flow
 		guard:     hostservice.HostGuard(d.Profile.RunDir, os.Getenv("DOCKER_HOST")),
 		agents:    hostservice.ReadEnvironment(os.Getenv, os.Getuid()),
 		chosen:    func() string { return d.values.Load().SSHAgent },
-		allowHost: allowHost, connect: d.deputy.Connect, socketDir: d.Profile.ForwardDir(), life: ctx, log: log,
+		allowHost: allowHost, connect: d.deputy.Connect, back: d.spec.Link.Host(), socketDir: d.Profile.ForwardDir(), life: ctx, log: log,
 	}
 	far := agent.Far{SharedDir: d.Profile.SharedDir()}
 	f.table = &hostservice.Table{
@@ -286,6 +287,9 @@ func (f *forwarding) request(r *http.Request) (hostservice.Forward, error) {
 	}
 	if err != nil {
 		return forward, err
+	}
+	if forward.From == hostservice.Host && f.back.Has(forward.To.AddrPort().Addr()) {
+		return forward, fmt.Errorf("connect to %s: in the machine that is this host itself, by way of which %w", forward.To, hostservice.ErrLoop)
 	}
 	return forward.Place(f.socketDir)
 }

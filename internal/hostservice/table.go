@@ -152,6 +152,9 @@ func (t *Table) Add(ctx, life context.Context, f Forward) error {
 		return err
 	}
 	before, _ := t.List()
+	if err := checkLoop(before, f); err != nil {
+		return err
+	}
 	if len(before) >= maxForwards {
 		return fmt.Errorf("add forward: there are %d already, which is the most", len(before))
 	}

@@ -218,6 +218,8 @@ func checkRefusals(t *testing.T, s *stage.Stage, onHost string) {
 		{"host", "unix:x.sock", "unix:/run/containerd/containerd.sock", rules, 1},
 		{"host", "tcp:0.0.0.0:7200", "tcp:127.0.0.1:7100", "127.0.0.1", 1},
 		{"host", "tcp:127.0.0.1:7001", "tcp:127.0.0.1:7100", "address already in use", 1},
+		{"host", "tcp:127.0.0.1:7001", "tcp:127.0.0.1:7000", "without end", 1},
+		{"host", "tcp:127.0.0.1:7200", "tcp:192.168.65.254:7200", "without end", 1},
 		{"machine", "tcp:192.168.65.3:7200", "tcp:127.0.0.1:7001", "127.0.0.1", 1},
 		{"machine", "tcp:127.0.0.1:7200", "tcp:127.0.0.1:5399", "names of containers", 1},
 		{"machine", "unix:/etc/x.sock", "tcp:127.0.0.1:7001", "/run/host-services", 1},
