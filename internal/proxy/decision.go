@@ -22,12 +22,16 @@ func (d Destination) Address() string {
 	return net.JoinHostPort(d.Host, strconv.Itoa(int(d.Port)))
 }
 
+// maxURL bounds what a PAC script looks through, perhaps a thousand times: URLs
+// are a container's to choose.
+const maxURL = 4 << 10
+
 // url is what a PAC script sees: http for port 80, else https. Path and query
-// of https are the client's own business.
+// of https are the client's own business, those of endless URLs nobody's.
 func (d Destination) url() string {
 	if d.URL != "" {
 		u, err := url.Parse(d.URL)
-		if err == nil && u.Scheme != "http" {
+		if err == nil && (u.Scheme != "http" || len(d.URL) > maxURL) {
 			return u.Scheme + "://" + u.Host + "/"
 		}
 		return d.URL

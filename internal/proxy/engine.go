@@ -13,6 +13,7 @@ import (
 // engine runs one script for one decision at a time.
 type engine struct {
 	vm   *goja.Runtime
+	away func(wait func()) // runs wait, meanwhile without a slot
 	find func(ctx context.Context, to Destination) verdict
 
 	ctx  context.Context // of the decision under way, for what the script looks up; nil at the top level, which looks up nothing
@@ -24,7 +25,11 @@ const entryPoint = "FindProxyForURL"
 
 // newEngine runs the script's top level, which defines its functions.
 func (s *Script) newEngine() (*engine, error) {
-	e := &engine{vm: goja.New()}
+	e := &engine{vm: goja.New(), away: func(wait func()) {
+		<-s.slots
+		defer func() { s.slots <- struct{}{} }()
+		wait()
+	}}
 	e.vm.SetMaxCallStackSize(maxDepth)
 	if err := e.install(s.host); err != nil {
 		return nil, err

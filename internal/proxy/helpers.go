@@ -78,7 +78,9 @@ func (e *engine) lookup(host Host, name string) []netip.Addr {
 	}
 	ctx, cancel := context.WithTimeout(e.ctx, lookupTime)
 	defer cancel()
-	found, err := host.Lookup(ctx, name)
+	var found []netip.Addr
+	var err error
+	e.away(func() { found, err = host.Lookup(ctx, name) })
 	if err != nil {
 		return nil
 	}

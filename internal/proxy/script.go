@@ -20,7 +20,8 @@ const (
 	graceTime   = 500 * time.Millisecond
 	scriptHeap  = 128 << 20 // how much the process's heap may grow during a decision
 	maxDepth    = 512       // calls within calls
-	maxEngines  = 4         // decisions at a time
+	maxEngines  = 4         // decisions that run at a time
+	maxWaiting  = 64        // decisions at a time, with those that wait for names
 	maxSequence = 1 << 20   // elements of an array, characters of a text, see guards
 	maxResult   = 4 << 10   // characters of what it returns
 )
@@ -30,7 +31,9 @@ const (
 // # Theory of operation
 //
 // The text is compiled once. A decision takes one of at most maxEngines engines,
-// makes one where none is idle, and runs FindProxyForURL in a goroutine. An
+// makes one where none is idle, and runs FindProxyForURL in a goroutine. While a
+// name is looked up the slot is another's: who asks for names that nobody answers
+// for must not stop all others. An
 // engine can be interrupted between instructions, not within a built-in function:
 // guards (guards.go) keep those short. Where one goes on for graceTime
 // nevertheless, the decision ends with an error and the engine is given up; its
@@ -42,7 +45,8 @@ type Script struct {
 	err     error // why there is none
 	host    Host
 
-	slots chan struct{} // one for each decision under way
+	under chan struct{} // one for each decision under way
+	slots chan struct{} // one for each that runs
 	mu    sync.Mutex    // guards idle
 	idle  []*engine
 }
@@ -58,7 +62,7 @@ type Host struct {
 // NewScript compiles a PAC script. source says where it comes from. A script
 // that is wrong is one, too: Find returns the reason, so that nothing is reached.
 func NewScript(source, text string, host Host) *Script {
-	s := &Script{source: source, text: strings.Split(text, "\n"), host: host, slots: make(chan struct{}, maxEngines)}
+	s := &Script{source: source, text: strings.Split(text, "\n"), host: host, slots: make(chan struct{}, maxEngines), under: make(chan struct{}, maxWaiting)}
 	if len(text) > maxScript {
 		s.err = fmt.Errorf("%d bytes, want at most %d", len(text), maxScript)
 		return s
@@ -126,18 +130,25 @@ var errFills = fmt.Errorf("it uses more than %d MiB of memory", scriptHeap>>20)
 // theory of operation.
 func (s *Script) run(ctx context.Context, to Destination) (string, int, error) {
 	select {
+	case s.under <- struct{}{}:
+	case <-ctx.Done():
+		return "", 0, errHangs
+	}
+	select {
 	case s.slots <- struct{}{}:
 	case <-ctx.Done():
+		<-s.under
 		return "", 0, errHangs
 	}
 	given := make(chan verdict, 1)
 	e, err := s.engine()
 	if err != nil {
 		<-s.slots
+		<-s.under
 		return "", 0, err
 	}
 	go func() {
-		defer func() { <-s.slots }()
+		defer func() { <-s.slots; <-s.under }()
 		given <- e.find(ctx, to)
 	}()
 	heap := watchHeap(scriptHeap)

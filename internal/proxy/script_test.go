@@ -156,6 +156,48 @@ func TestScriptGoesOn(t *testing.T) {
 	}
 }
 
+// Endless URLs cost no more than others.
+func TestScriptSeesShortURLs(t *testing.T) {
+	s := NewScript("test", `function FindProxyForURL(url, host) { return "PROXY p" + url.length + ":1" }`, testHost())
+	for path, want := range map[string]string{"x?y": "p20:1", strings.Repeat("x", maxURL): "p17:1"} {
+		routes, _, err := s.Find(t.Context(), Destination{Host: "a.example", Port: 80, URL: "http://a.example/" + path})
+		if err != nil || routes[0].Address != want {
+			t.Errorf("%.10s: %v, %v; want %s", path, routes, err, want)
+		}
+	}
+}
+
+// Names that nobody answers for do not stop other decisions.
+func TestScriptWaitsForNames(t *testing.T) {
+	host, ended := testHost(), make(chan error, 2*maxEngines)
+	host.Lookup = func(ctx context.Context, _ string) ([]netip.Addr, error) { <-ctx.Done(); return nil, ctx.Err() }
+	s := NewScript("test", `function FindProxyForURL(url, host) { if (host == "plain") return "DIRECT"; dnsResolve(host); return "DIRECT" }`, host)
+	ctx, cancel := context.WithCancel(t.Context())
+	for range 2 * maxEngines {
+		go func() {
+			_, _, err := s.Find(ctx, Destination{Host: "silent.example", Port: 80})
+			ended <- err
+		}()
+	}
+	for len(s.under) < 2*maxEngines {
+		time.Sleep(time.Millisecond)
+	}
+	began := time.Now()
+	if _, _, err := s.Find(t.Context(), Destination{Host: "plain", Port: 80}); err != nil || time.Since(began) > lookupTime/2 {
+		t.Errorf("a decision without names: %v after %s", err, time.Since(began))
+	}
+	cancel()
+	for range 2 * maxEngines {
+		<-ended
+	}
+	for len(s.under) > 0 {
+		time.Sleep(time.Millisecond)
+	}
+	if len(s.slots) > 0 || len(s.idle) > maxEngines {
+		t.Errorf("%d slots taken, %d engines idle", len(s.slots), len(s.idle))
+	}
+}
+
 func TestParseResult(t *testing.T) {
 	for text, want := range map[string]string{
 		"": "direct", "DIRECT": "direct", " proxy a:1 ;; direct": "http://a:1 direct", "PROXY [fd00::1]:8080": "http://[fd00::1]:8080",

@@ -26,6 +26,8 @@ func TestParseProxy(t *testing.T) {
 		{text: "http://x:70000", err: "want 1 to 65535"},
 		{text: "http://x:1/path", err: "has more than"},
 		{text: "http://u:sec%ret@x:1", err: "%XX"},
+		{text: "http://u:99887/sec@x:1", err: "%XX"},
+		{text: "http://u:99887#sec@x:1", err: "%XX"},
 		{text: "http://u:a%0d%0ab@x:1", err: "line break"},
 		{text: "http://a%3ab:c@x:1", err: "colon in the user"},
 	} {
@@ -36,7 +38,7 @@ func TestParseProxy(t *testing.T) {
 		if c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err)) {
 			t.Errorf("ParseProxy(%q): %v, want %q", c.text, err, c.err)
 		}
-		if err != nil && strings.Contains(err.Error(), "sec") {
+		if err != nil && (strings.Contains(err.Error(), "sec") || strings.Contains(err.Error(), "99887")) {
 			t.Errorf("ParseProxy(%q) tells a part of the password: %v", c.text, err)
 		}
 	}

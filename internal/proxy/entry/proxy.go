@@ -41,6 +41,9 @@ func ParseProxy(text string) (Proxy, error) {
 		}
 		return Proxy{}, fmt.Errorf("no URL: %w", err)
 	}
+	if u.User == nil && strings.Contains(text, "@") { // what follows might quote the password
+		return Proxy{}, errors.New("no URL: write special characters of the password as %XX")
+	}
 	scheme := strings.ToLower(u.Scheme)
 	port, known := schemes[scheme]
 	if !known {

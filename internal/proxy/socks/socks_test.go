@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -21,6 +23,37 @@ import (
 func TestMain(m *testing.M) {
 	// The relay's workers are for all flows of a process.
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/portolan-net/portolan/internal/relay.(*worker).run"))
+}
+
+// shortListener lacks a descriptor for its first connection.
+type shortListener struct {
+	net.Listener
+	failed atomic.Bool
+}
+
+func (l *shortListener) Accept() (net.Conn, error) {
+	if !l.failed.Swap(true) {
+		return nil, &net.OpError{Op: "accept", Err: syscall.EMFILE}
+	}
+	return l.Listener.Accept()
+}
+
+// A moment without descriptors does not end the server.
+func TestServeGoesOn(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- Serve(ctx, &shortListener{Listener: ln}, Config{Log: slog.New(slog.DiscardHandler)}) }()
+	if got := ask(t, ln.Addr().String(), []byte{version, 1, methodNone}); !bytes.HasPrefix(got, []byte{version, methodNone}) {
+		t.Errorf("answer % x", got)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
 }
 
 // start serves SOCKS for containers at 127.0.0.0/8, with the given names.
