@@ -3,8 +3,10 @@
 package publish
 
 import (
+	"context"
 	"net"
 	"net/netip"
+	"strconv"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -15,8 +17,20 @@ import (
 // After Unpublish the kernel asks within seconds whether a connection's container
 // is still there.
 func TestUnpublishProbesConnections(t *testing.T) {
-	table, _ := newTable(t, nil)
-	b := tcp(freePort(t, "tcp", "127.0.0.1"), container(t, "127.0.0.1:0", "hi"))
+	t.Run("as they are", func(t *testing.T) { probed(t, "") })
+	t.Run("with a PROXY header", func(t *testing.T) { probed(t, proxyLabel) })
+}
+
+// probed is the test for a container with a label that names its port.
+func probed(t *testing.T, label string) {
+	t.Helper()
+	at := container(t, "127.0.0.1:0", "hi")
+	table, _ := newTable(t, func(c *Config) {
+		c.Labels = func(context.Context, netip.Addr) (map[string]string, error) {
+			return map[string]string{label: strconv.Itoa(int(at.Port()))}, nil
+		}
+	})
+	b := tcp(freePort(t, "tcp", "127.0.0.1"), at)
 	must(t, table.Publish(t.Context(), b))
 	greeting(t, b.Host.String(), "hi")
 	inner := onlyConn(t, table, b.Host)

@@ -92,6 +92,9 @@ func (f *flow) take(conns ...*datapath.Conn) bool {
 	for i, conn := range conns {
 		taken, err := takeSocket(*conn)
 		if err != nil {
+			if lent, ok := (*conns[0]).(*socket.TCP); ok {
+				lent.Unlend()
+			}
 			return false
 		}
 		*conn, f.ends[i] = taken.owner, taken
@@ -102,15 +105,12 @@ func (f *flow) take(conns ...*datapath.Conn) bool {
 func takeSocket(conn datapath.Conn) (end, error) {
 	switch c := conn.(type) {
 	case *socket.TCP:
-		if fd, ok := c.FD(); ok {
-			tune(fd)
-			return end{fd: fd, tcp: true, owner: c}, nil
-		}
-		ordinary, err := c.Ordinary()
+		fd, err := c.Lend()
 		if err != nil {
 			return end{}, err
 		}
-		return takeSocket(ordinary)
+		tune(fd)
+		return end{fd: fd, tcp: true, owner: c}, nil
 	case *net.TCPConn:
 		detached, err := socket.Detach(c)
 		if err != nil {

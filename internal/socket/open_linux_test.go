@@ -31,14 +31,47 @@ func TestAcceptAndDial(t *testing.T) {
 		if _, err := client.Write([]byte("ordinary")); err != nil {
 			t.Error(err)
 		}
-		if _, ok := client.FD(); ok {
-			t.Error("a connection of package net gives its descriptor away")
-		}
 		buf := make([]byte, 100)
 		n, err := server.Read(buf)
 		if string(buf[:n]) != "ordinary" || err != nil {
 			t.Errorf("read %q, %v", buf[:n], err)
 		}
+	}
+}
+
+// Who polls a descriptor keeps it: it is not closed nor given to package net by
+// those who read, write or set deadlines, and is still that of Control.
+func TestLentDescriptorStays(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer listener.Close()
+	conn, err := Dial(t.Context(), listener.Addr().(*net.TCPAddr).AddrPort(), nil)
+	must(t, err)
+	defer conn.Close()
+	must(t, conn.SetDeadline(time.Now().Add(time.Hour))) // ordinary
+	fd, err := conn.Lend()
+	must(t, err)
+	if err := conn.SetDeadline(time.Time{}); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("deadline of a lent connection: %v", err)
+	}
+	if _, err := conn.Write([]byte("x")); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("write to a lent connection: %v", err)
+	}
+	if _, err := syscall.Write(fd, []byte("x")); err != nil {
+		t.Errorf("write to the descriptor: %v", err)
+	}
+	must(t, conn.Control(func(now int) {
+		if now != fd {
+			t.Errorf("Control has descriptor %d, lent is %d", now, fd)
+		}
+	}))
+	conn.Unlend()
+	if _, err := conn.Write([]byte("x")); err != nil {
+		t.Errorf("write to a connection that came back: %v", err)
+	}
+	must(t, conn.Close())
+	if _, err := conn.Lend(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("lend a closed one: %v", err)
 	}
 }
 

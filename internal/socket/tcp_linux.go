@@ -19,6 +19,7 @@ type TCP struct {
 	mu   sync.Mutex // guards the rest
 	fd   int        // non-blocking; -1 once closed or ordinary
 	conn *net.TCPConn
+	lent bool // somebody polls fd
 }
 
 // Own makes fd, a connected non-blocking TCP socket, the TCP's. Local and remote
@@ -53,15 +54,35 @@ func Duplicate(conn syscall.Conn) (fd int, err error) {
 	return fd, nil
 }
 
-// FD is the descriptor, for a poller of the caller's own, until Close. It is not
-// to be had once the connection is ordinary: detach Ordinary then.
-func (s *TCP) FD() (fd int, ok bool) {
+// Lend is the descriptor, for a poller of the caller's own, until Close or
+// Unlend. An ordinary connection is taken back from package net, which needs one
+// more descriptor for a moment. What would make the connection ordinary fails
+// with net.ErrClosed meanwhile.
+func (s *TCP) Lend() (fd int, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.fd, s.fd >= 0
+	if s.conn != nil {
+		if fd, err = Duplicate(s.conn); err != nil {
+			return -1, err
+		}
+		_ = s.conn.Close() // the connection goes on
+		s.fd, s.conn = fd, nil
+	}
+	if s.fd < 0 {
+		return -1, net.ErrClosed
+	}
+	s.lent = true
+	return s.fd, nil
 }
 
-// Ordinary makes the connection one of package net, for good. It needs one more
+// Unlend undoes Lend.
+func (s *TCP) Unlend() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lent = false
+}
+
+// Ordinary makes the connection one of package net, until Lend. It needs one more
 // descriptor for a moment; without, the connection is reset.
 func (s *TCP) Ordinary() (*net.TCPConn, error) {
 	s.mu.Lock()
@@ -69,7 +90,7 @@ func (s *TCP) Ordinary() (*net.TCPConn, error) {
 	if s.conn != nil {
 		return s.conn, nil
 	}
-	if s.fd < 0 {
+	if s.fd < 0 || s.lent {
 		return nil, net.ErrClosed
 	}
 	fd := s.fd
@@ -148,7 +169,7 @@ func (s *TCP) Local() netip.AddrPort { return s.local }
 // Remote is RemoteAddr as a value.
 func (s *TCP) Remote() netip.AddrPort { return s.remote }
 
-// Read implements net.Conn. The connection is ordinary from then on.
+// Read implements net.Conn. The connection is ordinary then.
 func (s *TCP) Read(b []byte) (int, error) {
 	conn, err := s.Ordinary()
 	if err != nil {
@@ -157,7 +178,7 @@ func (s *TCP) Read(b []byte) (int, error) {
 	return conn.Read(b)
 }
 
-// Write implements net.Conn. The connection is ordinary from then on.
+// Write implements net.Conn. The connection is ordinary then.
 func (s *TCP) Write(b []byte) (int, error) {
 	conn, err := s.Ordinary()
 	if err != nil {
@@ -166,7 +187,7 @@ func (s *TCP) Write(b []byte) (int, error) {
 	return conn.Write(b)
 }
 
-// SetDeadline implements net.Conn. The connection is ordinary from then on.
+// SetDeadline implements net.Conn. The connection is ordinary then.
 func (s *TCP) SetDeadline(t time.Time) error {
 	conn, err := s.Ordinary()
 	if err != nil {
@@ -175,7 +196,7 @@ func (s *TCP) SetDeadline(t time.Time) error {
 	return conn.SetDeadline(t)
 }
 
-// SetReadDeadline implements net.Conn. The connection is ordinary from then on.
+// SetReadDeadline implements net.Conn. The connection is ordinary then.
 func (s *TCP) SetReadDeadline(t time.Time) error {
 	conn, err := s.Ordinary()
 	if err != nil {
@@ -184,7 +205,7 @@ func (s *TCP) SetReadDeadline(t time.Time) error {
 	return conn.SetReadDeadline(t)
 }
 
-// SetWriteDeadline implements net.Conn. The connection is ordinary from then on.
+// SetWriteDeadline implements net.Conn. The connection is ordinary then.
 func (s *TCP) SetWriteDeadline(t time.Time) error {
 	conn, err := s.Ordinary()
 	if err != nil {
