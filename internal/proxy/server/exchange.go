@@ -84,17 +84,23 @@ func (e *exchanger) roundTrip(r *http.Request, route proxy.Route) (*http.Respons
 func speaksHTTP(r proxy.Route) bool { return r.Kind == proxy.HTTP || r.Kind == proxy.HTTPS }
 
 // transport returns the client's own transport for a route: connections kept
-// alive on one are not used for another, nor for another client.
+// alive on one are not used for another, nor for another client. Only one is kept
+// at all: a client's connection is to cost the host no more than two.
 func (e *exchanger) transport(route proxy.Route) *http.Transport {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	for other, t := range e.transports {
+		if other != route {
+			t.CloseIdleConnections()
+			delete(e.transports, other)
+		}
+	}
 	if t, ok := e.transports[route]; ok {
 		return t
 	}
 	t := &http.Transport{
 		DisableCompression:    true,
-		MaxIdleConnsPerHost:   1, // a client sends one request at a time
-		MaxIdleConns:          4,
+		MaxIdleConns:          1, // a client sends one request at a time
 		IdleConnTimeout:       idleTimeout,
 		ExpectContinueTimeout: time.Second,
 		DialContext:           e.dialer(route),

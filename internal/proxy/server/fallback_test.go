@@ -7,12 +7,14 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/portolan-net/portolan/internal/datapath"
 	"github.com/portolan-net/portolan/internal/proxy"
 )
 
@@ -117,5 +119,39 @@ func TestTraceHoldsNoPassword(t *testing.T) {
 	response.Body.Close()
 	if got, want := up.heard(), "TRACE http://web.example/ "; got != want {
 		t.Errorf("the proxy heard %q, want %q", got, want)
+	}
+}
+
+// What one client's connection keeps open behind it is one connection.
+func TestOneConnectionBehindEach(t *testing.T) {
+	const sites = 5
+	b, opened := newBench(t, proxy.Config{}, ""), make(chan net.Conn, 2*sites)
+	place := startOrigin(t)
+	b.cfg.Dial = func(ctx context.Context, src netip.Addr, dst netip.AddrPort) (datapath.Conn, error) {
+		conn, err := b.dial(ctx, src, dst)
+		if err == nil {
+			opened <- conn
+		}
+		return conn, err
+	}
+	client := proxyClient(t, b.forward(containerAddr))
+	for i := range sites {
+		b.put(fmt.Sprintf("s%d.example", i), fmt.Sprintf("198.51.100.%d:80", i+1), place)
+		if code, text := get(t, client, fmt.Sprintf("http://s%d.example/", i)); code != http.StatusOK {
+			t.Fatalf("%d %s", code, text)
+		}
+	}
+	open := 0
+	for range len(opened) {
+		conn := <-opened
+		for deadline := time.Now().Add(time.Second); conn.SetDeadline(time.Time{}) == nil; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				open++
+				break
+			}
+		}
+	}
+	if open != 1 {
+		t.Errorf("%d connections are open, want 1", open)
 	}
 }
