@@ -63,9 +63,9 @@ func (g *global) portsCommand() *cobra.Command {
 func (g *global) portChange(use, short, long string, whole bool, do func(*client.Client, context.Context, api.PortRequest) error) *cobra.Command {
 	return &cobra.Command{
 		Use: use, Short: short, Long: long,
-		Args: func(_ *cobra.Command, args []string) error {
+		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 2 {
-				return usagef("want a container and a port, such as: portolan ports add web 8080:80")
+				return usagef("want a container and a port, such as: portolan ports %s web 8080:80", cmd.Name())
 			}
 			return nil
 		},

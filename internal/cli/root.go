@@ -169,6 +169,9 @@ func withFlagHint(cmd *cobra.Command, err error) error {
 		}
 		return fmt.Errorf("%s: want %s", what, want)
 	}
+	if what, _, found := strings.Cut(err.Error(), ": time: "); found {
+		return fmt.Errorf("%s: want a duration, such as 90s or 3m", what)
+	}
 	typed, found := strings.CutPrefix(err.Error(), "unknown flag: --")
 	if !found {
 		return err

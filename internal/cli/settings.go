@@ -292,7 +292,7 @@ func (g *global) changeSettings(ctx context.Context, when restartFlags, edit fun
 	}
 	applied, err := g.client().ApplySettings(ctx, restart)
 	if err != nil && !errors.Is(err, client.ErrNotRunning) {
-		return fmt.Errorf("the file is written, but: %w", err)
+		return fmt.Errorf("the file is written, but: %w; choose another value, or the default: %s", err, g.command("settings unset KEY"))
 	}
 	return g.printChanges(change.Shown(), applied)
 }

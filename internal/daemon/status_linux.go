@@ -67,7 +67,11 @@ func (d *daemon) status(ctx context.Context) api.Status {
 func problems(s api.Status) []string {
 	var found []string
 	if s.State == api.Running && !s.Engine.Ready {
-		found = append(found, fmt.Sprintf("the engine does not answer (%s); it is being restarted, see: portolan logs --source engine", s.Engine.LastExit))
+		why := ""
+		if s.Engine.LastExit != "" {
+			why = " (" + s.Engine.LastExit + ")"
+		}
+		found = append(found, fmt.Sprintf("the engine does not answer%s; it is being restarted, see: portolan logs --source engine", why))
 	}
 	for _, port := range s.Ports {
 		if port.Error != "" {
