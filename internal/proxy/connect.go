@@ -31,9 +31,11 @@ func connectHTTP(conn net.Conn, r Route, to Destination) (net.Conn, error) {
 		return nil, err
 	}
 	reader := bufio.NewReader(io.LimitReader(conn, maxHead))
-	response, err := http.ReadResponse(reader, &http.Request{Method: http.MethodConnect})
+	// Bodies stay open: a tunnel has none, and to close that of a refusal would wait
+	// for the rest of it.
+	response, err := http.ReadResponse(reader, &http.Request{Method: http.MethodConnect}) //nolint:bodyclose // see above
 	for err == nil && response.StatusCode >= 100 && response.StatusCode < 200 {
-		response, err = http.ReadResponse(reader, &http.Request{Method: http.MethodConnect})
+		response, err = http.ReadResponse(reader, &http.Request{Method: http.MethodConnect}) //nolint:bodyclose // see above
 	}
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return nil, errors.New("it closed the connection without an answer to CONNECT")
@@ -41,8 +43,6 @@ func connectHTTP(conn net.Conn, r Route, to Destination) (net.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read answer to CONNECT: %w", err)
 	}
-	// Its body stays open: there is none in a tunnel, and to close that of a
-	// refusal would wait for the rest of it.
 	if response.StatusCode/100 != 2 {
 		return nil, &RefusedError{Route: r, Code: response.StatusCode, Status: printable(response.Status)}
 	}
