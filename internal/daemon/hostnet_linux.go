@@ -37,6 +37,7 @@ type hostNetwork struct {
 	log   *slog.Logger
 
 	missing map[portolan.Binding]string // why; what the log has been told
+	beyond  bool                        // there are more ports than may be, and the log knows
 	enabled bool                        // by the setting, when the table was last made true
 	binding settings.PortBinding        // the setting, when the listeners were last moved
 	sent    []portolan.Listener         // what the agent knows of the host; nil for nothing
@@ -164,6 +165,12 @@ func (h *hostNetwork) reconcile(ctx context.Context) {
 	}
 	h.enabled = h.values.Load().HostNetwork
 	wanted := h.wanted()
+	most := maxHostPorts()
+	beyond := h.bounded(wanted, most)
+	if beyond > 0 && !h.beyond {
+		h.log.Warn("too many ports on the host network for the daemon's descriptors; raise them (ulimit -n)", "carried", most, "left", beyond)
+	}
+	h.beyond = beyond > 0
 	for _, port := range h.table.List() {
 		if _, ok := wanted[port.Binding]; !ok {
 			_ = h.table.Unpublish(ctx, port.Binding) // returns nil always

@@ -40,6 +40,7 @@ var commands = map[string]command{
 	"stream-send":   {"ADDR [-bytes N] [-listen] [-timeout 10m]: sends, then waits for the receiver's digest", streamSend},
 	"stream-recv":   {"ADDR [-listen] [-timeout 10m]: receives until FIN, then sends the digest back", streamRecv},
 	"half-close":    {"ADDR [-send 16] [-timeout 10s]: FIN first, then expects the echo and FIN", halfClose},
+	"listen-many":   {"[-first 10000] [-count 1000]: waits on TCP ports in a row, until SIGTERM", listenMany},
 	"hold":          {"ADDR [-count 1] [-timeout 10s]: keeps connections, echoes on each, and counts how they end", hold},
 	"rst":           {"ADDR [-send 1] [-timeout 10s]: connects, sends, waits for the echo, resets", rst},
 	"forge-udp":     {"-src IP -dst ADDR [-sport N] [-payload TEXT] [-count 1]: a datagram with a source of your choice", forgeUDP},
