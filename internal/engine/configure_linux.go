@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/portolan-net/portolan/internal/api"
 	"github.com/portolan-net/portolan/internal/portolan"
 )
 
@@ -47,7 +48,11 @@ func (s *Supervisor) Configure(ctx context.Context, mode portolan.Mode, options 
 			return fmt.Errorf("restart dockerd: %w", err)
 		}
 	}
-	return s.awaitAnswer(ctx)
+	if err := s.awaitAnswer(ctx); err != nil {
+		return err
+	}
+	s.update(func(e *api.Engine) { e.Ready = true }) // watchReady may sleep for readySeldom yet
+	return nil
 }
 
 // try asks dockerd itself whether it takes a configuration.

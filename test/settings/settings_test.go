@@ -298,6 +298,7 @@ func checkPending(t *testing.T, s *stage.Stage) {
 func checkEngineOptions(t *testing.T, s *stage.Stage) {
 	driver := func() string { return s.Docker(t, "info", "-f", "{{.LoggingDriver}}") }
 	s.Portolan(t, "settings", "set", "--yes", "linuxVM.dockerDaemonOptions", `{"log-driver": "local"}`)
+	stage.Eventually(t, 2*time.Second, "status knows that the engine is back", func() bool { return s.Status(t).Engine.Ready })
 	if got := driver(); got != "local" {
 		t.Errorf("the log driver is %s", got)
 	}
