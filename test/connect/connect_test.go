@@ -425,8 +425,15 @@ func checkKilledHelper(t *testing.T, p *site) {
 	defer conn.Close()
 	kill(t, p.Status(t).Helper.PID)
 	stage.Eventually(t, soon, "the host is connected again", func() bool {
-		_, err := p.answers(t, p.addrs["mine"][0])
-		return err == nil && p.Status(t).Connection != nil
+		// Without the routes an attempt leads to the LAN's gateway, and nobody answers.
+		ctx, cancel := context.WithTimeout(t.Context(), soon/10)
+		defer cancel()
+		conn, err := p.Lab.Host.Dial(ctx, "tcp", at(p.addrs["mine"][0], 80))
+		if err != nil {
+			return false
+		}
+		_ = conn.Close()
+		return p.Status(t).Connection != nil
 	})
 	if err := conn.SetDeadline(time.Now().Add(soon)); err != nil {
 		t.Fatal(err)
