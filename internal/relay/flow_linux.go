@@ -45,7 +45,13 @@ func (e *end) note(flags uint32) {
 	e.writable = e.writable || flags&unix.EPOLLOUT != 0
 	e.hungUp = e.hungUp || flags&(unix.EPOLLRDHUP|unix.EPOLLHUP) != 0
 	e.urgent = e.urgent || flags&unix.EPOLLPRI != 0
-	e.failed = e.failed || flags&unix.EPOLLERR != 0
+	if flags&unix.EPOLLERR == 0 {
+		return
+	}
+	// An RST voids what came before it. A unix socket is read to the end first: its
+	// peer has only closed it without reading everything.
+	e.failed = e.failed || e.tcp
+	e.readable, e.writable, e.hungUp = true, true, true
 }
 
 // half is one direction.
@@ -180,7 +186,7 @@ func (f *flow) step(h *half, src, dst *end) (more bool, err error) {
 		case err == unix.EAGAIN:
 			src.readable = false
 			return false, nil
-		case err != nil:
+		case err != nil && (src.tcp || err != unix.ECONNRESET):
 			return false, err
 		case h.chunk.n == 0:
 			h.over = true

@@ -154,3 +154,41 @@ func TestTCPContextEndsWhileItBegins(t *testing.T) {
 		_, _ = left.Close(), right.Close()
 	}
 }
+
+// A server on a unix socket that answers and closes, without having read all of
+// the request, is heard all the same.
+func TestUnixAnswerBeforeItsError(t *testing.T) {
+	noLeaks(t)
+	sockets := listenOn(t, "unix")
+	for range 50 {
+		client, a, err := sockets.pair()
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, server, err := sockets.pair()
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			TCP(t.Context(), a, b)
+		}()
+		if _, err := client.Write([]byte("a request that nobody reads to its end")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := server.Read(make([]byte, 9)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := server.Write([]byte("answer")); err != nil {
+			t.Fatal(err)
+		}
+		_ = server.Close()
+		_ = client.SetReadDeadline(time.Now().Add(5 * time.Second))
+		if got, err := io.ReadAll(client); string(got) != "answer" || err != nil {
+			t.Fatalf("read %q, %v", got, err)
+		}
+		_ = client.Close()
+		<-ended
+	}
+}
