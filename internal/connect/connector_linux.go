@@ -136,7 +136,9 @@ func (c *connector) session(ctx context.Context) (err error) {
 	case err = <-ended:
 	}
 	cancel()
-	_ = <-followed // it ended because of that
+	if followErr := <-followed; followErr != nil {
+		c.log.Debug("networks are not followed any more", "error", followErr)
+	}
 	c.log.Info("connection ended", "interface", end.name, "why", err)
 	if errors.Is(err, router.ErrEnded) || !record.Init.Alive() {
 		return nil

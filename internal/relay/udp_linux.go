@@ -33,7 +33,7 @@ func listenUDP(six bool, ports *system.Outgoing) (*net.UDPConn, error) {
 		network = "udp6"
 	}
 	lc := net.ListenConfig{Control: ports.Control}
-	opened, err := lc.ListenPacket(context.Background(), network, "") // no name to wait for
+	opened, err := lc.ListenPacket(context.Background(), network, "") //nolint:forbidigo // there is no name to wait for
 	if err != nil {
 		return nil, err
 	}
@@ -89,12 +89,12 @@ func (u *UDP) sendAll(a *association, fd uintptr, peer netip.AddrPort, payloads 
 			attempts = 0
 		}
 		payloads = payloads[n:]
-		switch err {
-		case nil:
+		switch {
+		case err == nil:
 			return first
-		case unix.EAGAIN, unix.ENOBUFS:
+		case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOBUFS):
 			return first // no room for the rest either
-		case unix.EMSGSIZE:
+		case errors.Is(err, unix.EMSGSIZE):
 		default:
 			// This took the error from under the reader's eyes.
 			u.drainErrors(a, int(fd))

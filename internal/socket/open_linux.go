@@ -23,7 +23,7 @@ func Accept(listener *os.File) (*TCP, error) {
 	var failure error
 	err = raw.Read(func(fd uintptr) bool {
 		made, failure = accept(int(fd))
-		return failure != unix.EAGAIN
+		return !errors.Is(failure, unix.EAGAIN)
 	})
 	if err := errors.Join(err, failure); err != nil {
 		return nil, fmt.Errorf("accept: %w", err)
@@ -72,7 +72,7 @@ func Dial(ctx context.Context, to netip.AddrPort, setup func(fd int)) (*TCP, err
 // when connect(2) returns: then nothing waits.
 func Connect(ctx context.Context, fd int, to netip.AddrPort) (*TCP, error) {
 	err := unix.Connect(fd, Sockaddr(to))
-	if err == unix.EINPROGRESS {
+	if errors.Is(err, unix.EINPROGRESS) {
 		fd, err = finish(ctx, fd)
 	}
 	var own unix.Sockaddr
