@@ -22,19 +22,7 @@ func TestFloodIsLimited(t *testing.T) {
 	l.attach(t, &fakeHandler{open: openEcho})
 	both(t, func(t *testing.T, server, container netip.Addr) {
 		attacker := container.Next()
-		before := l.slowPackets(t)
-		began := time.Now()
-		const flood = 4 * synRate
-		l.flood(t, []netip.Addr{attacker}, server, flood)
-		took := time.Since(began)
-		got := l.slowPackets(t) - before
-		allowed := synRate + uint64(took.Seconds()*synRate)
-		if allowed > flood*3/4 {
-			t.Fatalf("sending took %v: too slow to be a flood", took)
-		}
-		if got > allowed+allowed/10 || got < synRate/2 {
-			t.Errorf("%d of %d SYNs reach %s, want at most about %d", got, flood, slowName, allowed)
-		}
+		l.checkFlood(t, []netip.Addr{attacker}, server, synRate)
 		conn, err := l.dial("tcp", netip.AddrPortFrom(server, 80), 10*time.Second)
 		if err != nil {
 			t.Fatalf("another source: %v", err)
@@ -53,17 +41,32 @@ func TestForgedFloodIsLimited(t *testing.T) {
 		for addr := container.Next(); len(sources) < 100; addr = addr.Next() {
 			sources = append(sources, addr)
 		}
+		l.checkFlood(t, sources, server, netRate)
+	})
+}
+
+// checkFlood sends four times what a rate allows in a second, and fails if more
+// than that rate gets through. On a computer that is too busy for a flood it
+// tries again.
+func (l *lab) checkFlood(t *testing.T, sources []netip.Addr, server netip.Addr, rate uint64) {
+	t.Helper()
+	flood := 4 * rate
+	var took time.Duration
+	for range 10 {
 		before, began := l.slowPackets(t), time.Now()
-		const flood = 4 * netRate
-		l.flood(t, sources, server, flood)
-		allowed := netRate + uint64(time.Since(began).Seconds()*netRate)
+		l.flood(t, sources, server, int(flood))
+		took = time.Since(began)
+		allowed := rate + uint64(took.Seconds()*float64(rate))
 		if allowed > flood*3/4 {
-			t.Fatalf("sending took %v: too slow to be a flood", time.Since(began))
+			time.Sleep(2 * time.Second) // the burst fills up again
+			continue
 		}
-		if got := l.slowPackets(t) - before; got > allowed+allowed/10 || got < netRate/2 {
+		if got := l.slowPackets(t) - before; got > allowed+allowed/10 || got < rate/2 {
 			t.Errorf("%d of %d SYNs reach %s, want at most about %d", got, flood, slowName, allowed)
 		}
-	})
+		return
+	}
+	t.Fatalf("sending took %v, ten times: too slow to be a flood", took)
 }
 
 // slowPackets counts what the router's kernel put into slow0 or dropped there.
