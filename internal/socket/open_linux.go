@@ -52,7 +52,26 @@ func accept(listener int) (*TCP, error) {
 
 // Dial connects an ordinary socket of this process. Setup, which may be nil, is
 // called before it connects. Errors are the kernel's, or ctx's.
+//
+// A dial of this computer can meet itself: where nobody listens on the port, the
+// kernel may choose that very port for it, and both ends are then one socket (RFC
+// 9293, 3.5: simultaneous open). Such a dial is made again, as package net does.
 func Dial(ctx context.Context, to netip.AddrPort, setup func(fd int)) (*TCP, error) {
+	for range selfDials {
+		conn, err := dial(ctx, to, setup)
+		if err != nil || conn.Local() != conn.Remote() {
+			return conn, err
+		}
+		_ = conn.Close()
+	}
+	return nil, fmt.Errorf("connect: %w: only to itself", unix.ECONNREFUSED)
+}
+
+// selfDials is how often a dial may meet itself: the kernel chooses from tens of
+// thousands of ports.
+const selfDials = 3
+
+func dial(ctx context.Context, to netip.AddrPort, setup func(fd int)) (*TCP, error) {
 	family := unix.AF_INET
 	if to.Addr().Is6() {
 		family = unix.AF_INET6

@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestAcceptAndDial(t *testing.T) {
@@ -126,5 +128,21 @@ func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A port that nobody serves refuses, also when the kernel chooses just that port
+// for the dial.
+func TestDialMeetsNotItself(t *testing.T) {
+	const port = 1025 // below what the kernel chooses from
+	to := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port)
+	dials := 0
+	_, err := Dial(t.Context(), to, func(fd int) {
+		dials++
+		must(t, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1))
+		must(t, unix.Bind(fd, Sockaddr(to)))
+	})
+	if !errors.Is(err, syscall.ECONNREFUSED) || dials != selfDials {
+		t.Errorf("after %d dials: %v", dials, err)
 	}
 }
