@@ -10,6 +10,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"os"
 	"sync"
 	"syscall"
@@ -116,9 +117,20 @@ func (r *soak) kill(t testing.TB, victim string) {
 	}
 	stage.Eventually(t, recovery, victim+" is back", func() bool {
 		status, err := r.status(t)
-		return err == nil && status.State == api.Running && r.pid(t, victim) != pid
+		again := r.pid(t, victim)
+		return err == nil && status.State == api.Running && again != pid && (victim != "containerd" || listens(again))
 	})
 	end()
+}
+
+// listens reports whether containerd takes commands: its process is there before
+// its socket is.
+func listens(containerd int) bool {
+	conn, err := net.Dial("unix", fmt.Sprintf("/proc/%d/root/run/containerd/containerd.sock", containerd))
+	if err == nil {
+		_ = conn.Close()
+	}
+	return err == nil
 }
 
 func (r *soak) pid(t testing.TB, victim string) int {
