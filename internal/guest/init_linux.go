@@ -68,9 +68,8 @@ func Reap(agent string, log *slog.Logger) error {
 	}
 	for {
 		cmd := exec.Command(agent, "serve")
-		sockets.give(cmd)
 		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-		if err := cmd.Start(); err != nil {
+		if err := sockets.start(cmd); err != nil {
 			log.Error("start agent", "err", err)
 		} else {
 			pid := cmd.Process.Pid

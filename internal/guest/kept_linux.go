@@ -106,8 +106,9 @@ func (k *keeper) take(text, rights []byte) error {
 	return err
 }
 
-// give lets an agent that is about to start have everything.
-func (k *keeper) give(cmd *exec.Cmd) {
+// start starts an agent with everything that is kept. What an earlier agent may
+// still say is heard afterwards: a socket must not be closed while it is given.
+func (k *keeper) start(cmd *exec.Cmd) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	names := []string{}
@@ -120,7 +121,8 @@ func (k *keeper) give(cmd *exec.Cmd) {
 		cmd.ExtraFiles = append(cmd.ExtraFiles, k.files[name])
 	}
 	text, _ := json.Marshal(names) // strings always can be
-	cmd.Env = append(os.Environ(), keptVariable+"="+string(text))
+	cmd.Env = append(cmd.Environ(), keptVariable+"="+string(text))
+	return cmd.Start()
 }
 
 // Kept is the agent's side: the listening sockets that outlive it.

@@ -1,6 +1,8 @@
 package guest
 
 import (
+	"bytes"
+	"errors"
 	"log/slog"
 	"net"
 	"os"
@@ -29,13 +31,13 @@ func TestKept(t *testing.T) {
 	agent := func() string {
 		t.Helper()
 		cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^TestKept$")
-		k.give(cmd)
-		cmd.Env = append(cmd.Env, keptPath+"="+path)
-		out, err := cmd.CombinedOutput()
-		if err != nil {
-			t.Fatalf("%v\n%s", err, out)
+		var out bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &out
+		cmd.Env = append(os.Environ(), keptPath+"="+path)
+		if err := errors.Join(k.start(cmd), cmd.Wait()); err != nil {
+			t.Fatalf("%v\n%s", err, &out)
 		}
-		return string(out)
+		return out.String()
 	}
 	kept := func(want int) {
 		t.Helper()
