@@ -50,7 +50,7 @@ func engineSockets() []string {
 		"/run/podman/podman.sock", "/run/k3s/containerd/containerd.sock",
 		"/run/user/*/docker.sock", "/run/user/*/docker/*.sock", "/run/user/*/podman/podman.sock",
 		"/run/user/*/portolan/*/*.sock", "/run/user/*/portolan/*/*/*.sock",
-		"/home/*/.docker/run/docker.sock", "/home/*/.docker/desktop/*.sock", "/root/.docker/run/docker.sock",
+		"/home/*/.docker/run/docker.sock", "/home/*/.docker/desktop/*.sock", "/*/.docker/run/docker.sock",
 		"/home/*/.local/run/portolan/*/*.sock", "/home/*/.local/run/portolan/*/*/*.sock",
 	}
 }
