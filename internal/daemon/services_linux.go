@@ -72,7 +72,6 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 	added := newAddedPorts(link.Table, containers, addedPortsFile(d.Profile), d.Log.With("part", "ports"))
 	d.setPorts(link.Table, added)
 	d.setHostLink(path, link.networks, hostNames)
-	d.setHostLink(path, link.networks, hostNames)
 
 	group.Go(func() error { return d.settings.Follow(ctx, d.settingsChanged, d.Log.With("part", "settings")) })
 	group.Go(func() error { return d.families.follow(ctx, d.Profile, d.Log.With("part", "families")) })

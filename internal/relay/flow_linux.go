@@ -255,12 +255,8 @@ func (h *half) fill(src *end, scratch []byte) error {
 // opposite direction's write has taken: a FIN alone never leaves a socket in
 // state CLOSE while we have not sent ours.
 func passEnd(src, dst *end) error {
-	if src.tcp && !src.shut {
-		const stateClose = 7 // TCP_CLOSE, include/net/tcp_states.h
-		info, err := unix.GetsockoptTCPInfo(src.fd, unix.IPPROTO_TCP, unix.TCP_INFO)
-		if err != nil || info.State == stateClose {
-			return unix.ECONNRESET
-		}
+	if src.tcp && !src.shut && isClosed(src.fd) {
+		return unix.ECONNRESET
 	}
 	dst.shut = true
 	return unix.Shutdown(dst.fd, unix.SHUT_WR)

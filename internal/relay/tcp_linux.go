@@ -90,14 +90,17 @@ func hidesReset(src *side) bool {
 	if err != nil {
 		return false
 	}
-	const stateClose = 7 // TCP_CLOSE, include/net/tcp_states.h
 	closed := false
-	err = raw.Control(func(fd uintptr) {
-		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
-		closed = err == nil && info.State == stateClose
-	})
+	err = raw.Control(func(fd uintptr) { closed = isClosed(int(fd)) })
 	if err != nil {
 		return true // the opposite direction is resetting the flow
 	}
 	return closed && !src.shut.Load()
+}
+
+// isClosed reports whether a TCP socket's connection is gone altogether.
+func isClosed(fd int) bool {
+	const stateClose = 7 // TCP_CLOSE, include/net/tcp_states.h
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	return err != nil || info.State == stateClose
 }
