@@ -16,6 +16,7 @@ import (
 
 	"github.com/portolan-net/portolan/internal/agentlink"
 	"github.com/portolan-net/portolan/internal/api"
+	"github.com/portolan-net/portolan/internal/buildstep"
 	"github.com/portolan-net/portolan/internal/datapath"
 	"github.com/portolan-net/portolan/internal/engine"
 	"github.com/portolan-net/portolan/internal/guest"
@@ -40,7 +41,15 @@ func Run(ctx context.Context, log *slog.Logger) error {
 	if err := guest.SetupNetwork(cfg); err != nil {
 		return err
 	}
-	proxy, err := linkProxy()
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	proxy, err := linkProxy(self)
+	if err != nil {
+		return err
+	}
+	stepRunc, err := link(self, buildstep.Name)
 	if err != nil {
 		return err
 	}
@@ -61,7 +70,7 @@ func Run(ctx context.Context, log *slog.Logger) error {
 		}
 		told.setEngine(e)
 	}
-	supervisor := newSupervisor(cfg, proxy, report, log)
+	supervisor := newSupervisor(cfg, proxy, stepRunc, report, log)
 	hostNetwork, err := hostnet.New(hostnet.Config{
 		Link: cfg.Link, Engine: supervisor.Layout.Socket, Report: told.setHostNetwork, Log: log.With("part", "host-network"),
 	})
@@ -101,12 +110,13 @@ func Run(ctx context.Context, log *slog.Logger) error {
 	return group.Wait()
 }
 
-func newSupervisor(cfg spec.Machine, proxy string, report func(api.Engine), log *slog.Logger) *engine.Supervisor {
+func newSupervisor(cfg spec.Machine, proxy, stepRunc string, report func(api.Engine), log *slog.Logger) *engine.Supervisor {
 	return &engine.Supervisor{
 		Layout: engine.Layout{
 			RuntimeDir: guest.AgentDir,
 			Socket:     filepath.Join(profile.SharedMount, filepath.Base(cfg.Profile.EngineSocket())),
 			Shim:       proxy,
+			StepRunc:   stepRunc,
 			BinDir:     cfg.EngineBin,
 			Link:       cfg.Link,
 			InitPath:   initPath(cfg.EngineBin),
@@ -137,19 +147,20 @@ func listenShims() (*net.UnixListener, error) {
 
 // linkProxy gives portolan-shim, which lies beside this binary, a place beside
 // the socket.
-func linkProxy() (string, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return "", err
-	}
+func linkProxy(self string) (string, error) {
 	shim := filepath.Join(filepath.Dir(self), "portolan-shim")
 	if _, err := os.Stat(shim); err != nil {
 		return "", fmt.Errorf("find portolan-shim beside portolan-agent: %w; type: make build", err)
 	}
-	path := filepath.Join(guest.AgentDir, "docker-proxy")
+	return link(shim, "docker-proxy")
+}
+
+// link gives a program a name in the agent's directory.
+func link(program, name string) (string, error) {
+	path := filepath.Join(guest.AgentDir, name)
 	_ = os.Remove(path) // an earlier agent's, perhaps of another version
-	if err := os.Symlink(shim, path); err != nil {
-		return "", fmt.Errorf("link userland proxy: %w", err)
+	if err := os.Symlink(program, path); err != nil {
+		return "", fmt.Errorf("link %s: %w", name, err)
 	}
 	return path, nil
 }

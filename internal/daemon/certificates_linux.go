@@ -14,6 +14,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 
 	"github.com/portolan-net/portolan/internal/agent"
+	"github.com/portolan-net/portolan/internal/system"
 )
 
 // certificates follows the host's CA store for the engine.
@@ -42,7 +43,7 @@ const certificateSettle = 2 * time.Second
 func (d *daemon) newCertificates(quiet func(func() error) (bool, error)) *certificates {
 	c := &certificates{
 		quiet: quiet, log: d.Log.With("part", "certificates"), settle: certificateSettle,
-		files: certificateFiles(), dirs: []string{"/etc/ssl/certs", "/etc/pki/tls/certs"},
+		files: system.CertificateFiles(), dirs: []string{"/etc/ssl/certs", "/etc/pki/tls/certs"},
 		restart: func(ctx context.Context) error {
 			ctx, cancel := context.WithTimeout(ctx, engineRestart)
 			defer cancel()

@@ -200,6 +200,7 @@ func (d *daemon) openMachine(ctx context.Context) error {
 		Profile: d.Profile, Version: d.Version, Link: link, Rootless: os.Geteuid() != 0, AgentPath: d.AgentPath,
 		EngineBin: d.binaries.Dir, EngineSource: d.binaries.Source, EngineVersion: d.binaries.Version,
 		HostRoutes: routes, Mode: v.Mode, EngineOptions: v.Engine, RandomPorts: v.RandomPorts,
+		BuildCertificates: v.Certificates,
 	}
 	if err := os.MkdirAll(d.Profile.SharedDir(), 0o700); err != nil {
 		return fmt.Errorf("make directory: %w", err)

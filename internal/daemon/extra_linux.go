@@ -4,11 +4,11 @@ import (
 	"context"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/portolan-net/portolan/internal/enginesocket"
 	"github.com/portolan-net/portolan/internal/proxy"
+	"github.com/portolan-net/portolan/internal/system"
 )
 
 // extras says what containers and builds get beyond what their user asked for.
@@ -23,7 +23,7 @@ type extras struct {
 
 // newEngineSocket returns what carries docker's connections.
 func (d *daemon) newEngineSocket(policy func() *proxy.Policy) *enginesocket.Proxy {
-	e := &extras{daemon: d, policy: policy, log: d.Log.With("part", "engine-socket"), findPool: certificateBundle, sysctls: unpaced()}
+	e := &extras{daemon: d, policy: policy, log: d.Log.With("part", "engine-socket"), findPool: system.CertificateBundle, sysctls: unpaced()}
 	e.engine = enginesocket.New(enginesocket.Config{Engine: d.Profile.EngineSocket(), Extra: e.now, BeforeSwarm: d.beforeSwarm, Log: e.log})
 	return e.engine
 }
@@ -38,7 +38,7 @@ func (e *extras) now(ctx context.Context) enginesocket.Extra {
 	}
 	if bundle := e.findPool(); v.Certificates && bundle != "" {
 		extra.Binds = []string{bundle + ":" + bundleInContainer + ":ro"}
-		extra.Env = append(bundleVariables(), extra.Env...)
+		extra.Env = append(system.CertificateVariables(bundleInContainer), extra.Env...)
 	}
 	return extra
 }
@@ -71,40 +71,3 @@ func (e *extras) noProxy(ctx context.Context, policy *proxy.Policy) string {
 // bundleInContainer is where containers find the host's CA certificates: a place
 // of its own, beside those of the image.
 const bundleInContainer = "/etc/portolan/ca-certificates.crt"
-
-// bundleVariables name it to OpenSSL, Go and Ruby, to curl, Python's requests
-// and pip, Node.js, git and the AWS clients.
-func bundleVariables() []string {
-	var all []string
-	for _, name := range []string{"SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "PIP_CERT", "NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO", "AWS_CA_BUNDLE"} {
-		all = append(all, name+"="+bundleInContainer)
-	}
-	return all
-}
-
-// certificateFiles are the places of a system's CA bundle, of which crypto/x509
-// takes the first.
-func certificateFiles() []string {
-	return []string{
-		"/etc/ssl/certs/ca-certificates.crt",                // Debian, Ubuntu, Arch
-		"/etc/pki/tls/certs/ca-bundle.crt",                  // Fedora
-		"/etc/ssl/ca-bundle.pem",                            // openSUSE
-		"/etc/pki/tls/cacert.pem",                           // OpenELEC
-		"/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem", // RHEL
-		"/etc/ssl/cert.pem",                                 // Alpine
-	}
-}
-
-// certificateBundle is the host's CA bundle, all links followed: the engine
-// mounts what it finds there.
-func certificateBundle() string {
-	for _, path := range certificateFiles() {
-		if _, err := os.Stat(path); err != nil {
-			continue
-		}
-		if resolved, err := filepath.EvalSymlinks(path); err == nil {
-			return resolved
-		}
-	}
-	return ""
-}

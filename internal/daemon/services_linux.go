@@ -75,6 +75,7 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 
 	group.Go(func() error { return d.settings.Follow(ctx, d.settingsChanged, d.Log.With("part", "settings")) })
 	group.Go(func() error { return d.families.follow(ctx, d.Profile, d.Log.With("part", "families")) })
+	group.Go(func() error { return endLost(ctx, d.Log.With("part", "addresses")) })
 	group.Go(func() error { return names.Run(ctx) })
 	group.Go(func() error { return resolver.Run(ctx) })
 	group.Go(func() error {
@@ -90,6 +91,7 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 	group.Go(func() error { return agentlink.Serve(ctx, agents, link, d.Log.With("part", "agents")) })
 	clients := d.newEngineSocket(policies.Containers)
 	d.certificates.Store(d.newCertificates(clients.WhileQuiet))
+	d.tellBuilds() // the machine may be older than the setting
 	users, err := listenSocket(d.Profile.DockerSocket())
 	if err != nil {
 		return err

@@ -48,6 +48,9 @@ func (d *daemon) takeSettings() {
 	d.chooseProxies()
 	d.endForbidden()
 	d.moveListeners(before)
+	if before != nil && before.Certificates != d.values.Load().Certificates {
+		d.tellBuilds()
+	}
 }
 
 // settingsChanged takes them and tells the log.
@@ -142,8 +145,23 @@ func (d *daemon) setConfigured(c agent.EngineConfig) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.configured = c
-	cfg := d.spec
+	return d.writeSpecLocked()
+}
+
+// tellBuilds makes the setting of certificates count for the next step of a build.
+func (d *daemon) tellBuilds() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.writeSpecLocked(); err != nil {
+		d.Log.Warn("steps of builds do not follow "+settings.KeyCertInside, "err", err)
+	}
+}
+
+// writeSpecLocked writes what is in force for those in the machine who read it.
+func (d *daemon) writeSpecLocked() error {
+	cfg, c := d.spec, d.configured
 	cfg.Mode, cfg.EngineOptions, cfg.RandomPorts = c.Mode, c.Options, c.RandomPorts
+	cfg.BuildCertificates = d.values.Load().Certificates
 	return spec.Write(cfg)
 }
 

@@ -17,6 +17,7 @@ type Layout struct {
 	RuntimeDir string        // the agent's directory: configuration and pid files
 	Socket     string        // the engine's socket that the daemon passes through
 	Shim       string        // what the engine runs as its userland proxy
+	StepRunc   string        // by which BuildKit runs steps
 	BinDir     string        // dockerd and its programs
 	Link       portolan.Link // the machine's link
 	InitPath   string        // docker-init, "" when there is none

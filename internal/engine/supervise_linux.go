@@ -58,9 +58,10 @@ func (s *Supervisor) Run(ctx context.Context) error {
 		name: "dockerd", env: env, runDir: s.Layout.RuntimeDir, logPath: filepath.Join(s.LogDir, "engine.log"),
 		argv: []string{filepath.Join(s.Layout.BinDir, "dockerd"), "--config-file", configs.dockerd},
 	}
+	dockerd.env = append(dockerd.env, "DOCKER_BUILDKIT_RUNC_COMMAND="+s.Layout.StepRunc)
 	if s.Layout.Rootless {
 		dockerd.argv = append(dockerd.argv, "--rootless")
-		dockerd.env = append(env, s.rootlessEnv()...)
+		dockerd.env = append(dockerd.env, s.rootlessEnv()...)
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	if s.Layout.Rootless {

@@ -36,6 +36,8 @@ type Machine struct {
 	Mode portolan.Mode `json:"mode,omitempty"`
 	// EngineOptions are merged into the engine's daemon.json.
 	EngineOptions map[string]any `json:"engineOptions,omitempty"`
+	// BuildCertificates says that steps of builds get the host's CA certificates.
+	BuildCertificates bool `json:"buildCertificates,omitempty"`
 	// RandomPorts is where the engine chooses ports for -P.
 	RandomPorts system.PortRange `json:"randomPorts,omitzero"`
 	// HostRoutes are networks that the host can reach; the engine must not
