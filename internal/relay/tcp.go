@@ -18,7 +18,7 @@ import (
 //	FIN                             FIN (CloseWrite), once all before it is written
 //	FIN on both                     both are closed
 //	RST, time-out, any other error  RST at once; bytes under way are dropped
-//	(context ends)                  RST to both
+//	(context ends, or ResetFrom)    RST to both
 //
 // Backpressure needs no code: a direction reads again only when it has written
 // what it had. Two sockets of the kernel are carried by a worker (worker_linux.go).
@@ -67,6 +67,10 @@ func Start(ctx context.Context, a, b datapath.Conn, done func(Stats)) {
 func carryCopied(ctx context.Context, a, b datapath.Conn) Stats {
 	f := &stream{a: side{Conn: ordinary(a)}, b: side{Conn: ordinary(b)}}
 	f.running.Store(2)
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	copying.add(f, end)
+	defer copying.remove(f)
 
 	aborted := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {

@@ -56,6 +56,12 @@ func relayed(t testing.TB, kind func(*net.TCPConn) datapath.Conn) *relayedFlow {
 	t.Helper()
 	left, a := pair(t)
 	b, right := pair(t)
+	return relayedBetween(t, left, a, b, right, kind)
+}
+
+// relayedBetween relays between a and b.
+func relayedBetween(t testing.TB, left, a, b, right *net.TCPConn, kind func(*net.TCPConn) datapath.Conn) *relayedFlow {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	f := &relayedFlow{left: left, right: right, cancel: cancel, ended: make(chan struct{})}
 	go func() {

@@ -4,6 +4,7 @@ package relay
 
 import (
 	"context"
+	"net/netip"
 
 	"github.com/portolan-net/portolan/internal/datapath"
 )
@@ -19,3 +20,6 @@ func ordinary(conn datapath.Conn) datapath.Conn { return conn }
 
 // carryKernel is not to be had here.
 func carryKernel(context.Context, *datapath.Conn, *datapath.Conn, func(Stats)) bool { return false }
+
+// resetKernelFrom has no such flows here.
+func resetKernelFrom(netip.Addr) int { return 0 }

@@ -1,7 +1,9 @@
 package relay
 
 import (
+	"net/netip"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -155,6 +157,33 @@ func (w *worker) abort(f *flow) {
 	w.aborted = append(w.aborted, f)
 	w.mu.Unlock()
 	_, _ = unix.Write(w.wakeup, []byte{1, 0, 0, 0, 0, 0, 0, 0}) // full means that it is awake
+}
+
+// resetKernelFrom is ResetFrom for the flows of all workers.
+func resetKernelFrom(addr netip.Addr) (n int) {
+	crew.mu.Lock()
+	workers := crew.workers // which never changes once it is there
+	crew.mu.Unlock()
+	for _, w := range workers {
+		lost := w.from(addr)
+		for _, f := range lost {
+			w.abort(f)
+		}
+		n += len(lost)
+	}
+	return n
+}
+
+// from are the flows that have addr as an address of ours.
+func (w *worker) from(addr netip.Addr) (found []*flow) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, f := range w.flows {
+		if slices.ContainsFunc(f.ends[:], func(e end) bool { return e.tcp && hasAddress(e.owner, addr) }) {
+			found = append(found, f)
+		}
+	}
+	return found
 }
 
 // run is the thread.
