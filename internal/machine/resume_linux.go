@@ -123,15 +123,15 @@ func resumeMachine(ctx context.Context, config io.Reader, ready io.WriteCloser, 
 		return err
 	}
 	defer lock.Close()
-	namespace, err := router.Resume(estateFD, cfg.Link)
-	if err != nil {
-		return err
-	}
-	defer namespace.Close()
 	r, err := LoadRecord(p)
 	if err != nil {
 		return err
 	}
+	namespace, err := router.Resume(estateFD, r.Init.PID)
+	if err != nil {
+		return err
+	}
+	defer namespace.Close()
 	if r.Helper, err = identify(os.Getpid()); err != nil {
 		return err
 	}

@@ -6,9 +6,8 @@ import (
 	"os"
 	"syscall"
 
+	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
-
-	"github.com/portolan-net/portolan/internal/portolan"
 )
 
 // Estate is what a helper leaves in the daemon when it dies: all that another
@@ -60,10 +59,16 @@ func duplicate(conn syscall.Conn) (*os.File, error) {
 }
 
 // Resume makes a router of the descriptors in an Estate's Router, from first on,
-// that this process has inherited, on that link. Every thread of it must be in the router's
-// namespace, as a daemon keeps it running.
-func Resume(first int, link portolan.Link) (*Namespace, error) {
-	n := &Namespace{tun: first, link: link}
+// that this process has inherited. Every thread of it must be in the router's
+// namespace, as a daemon keeps it running; process machinePID is in the machine's.
+func Resume(first, machinePID int) (n *Namespace, err error) {
+	n = &Namespace{tun: first, machine: netns.None()}
+	if n.link, err = presentLink(); err != nil {
+		return nil, err
+	}
+	if n.machine, err = openMachine(machinePID); err != nil {
+		return nil, err
+	}
 	for i := range listenerKinds {
 		n.listeners = append(n.listeners, first+1+i)
 	}

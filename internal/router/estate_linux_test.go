@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -17,8 +18,12 @@ import (
 const firstInherited = 3
 
 // runResumed is the main of a helper that goes on where another one died.
-func runResumed(socket string) error {
-	n, err := Resume(firstInherited, portolan.DefaultLink())
+func runResumed(socket, pid string) error {
+	machine, err := strconv.Atoi(pid)
+	if err != nil {
+		return err
+	}
+	n, err := Resume(firstInherited, machine)
 	if err != nil {
 		return err
 	}
@@ -59,7 +64,7 @@ func TestAnotherHelperResumes(t *testing.T) {
 	}
 	t.Cleanup(estate.Close)
 	var said strings.Builder
-	cmd := exec.CommandContext(t.Context(), "nsenter", "--net=/proc/self/fd/8", "--", os.Args[0], l.socket)
+	cmd := exec.CommandContext(t.Context(), "nsenter", "--net=/proc/self/fd/8", "--", os.Args[0], l.socket, strconv.Itoa(l.machine.pid()))
 	cmd.Env = append(os.Environ(), roleVariable+"=resumed")
 	cmd.ExtraFiles = append(append([]*os.File{}, estate.Router...), estate.Network)
 	cmd.Stderr = &said
@@ -93,4 +98,10 @@ func TestAnotherHelperResumes(t *testing.T) {
 	}
 	defer after.Close()
 	checkEcho(t, after)
+	stop()
+	l.link = portolan.Link{V4: netip.MustParsePrefix("10.77.0.0/24"), V6: netip.MustParsePrefix("fd77::/64")}
+	if err := Move(l.socket, l.link); err != nil {
+		t.Fatalf("the other helper moves the link: %v", err)
+	}
+	l.checkLink(t)
 }

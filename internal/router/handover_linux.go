@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/portolan-net/portolan/internal/portolan"
 	"github.com/portolan-net/portolan/internal/system"
 )
 
@@ -25,6 +26,7 @@ import (
 //	                   connection lasts, or until the line "ended" comes: see connect_linux.go
 //	admit           -> "ok 0" when the router's end of the host's veth is set up
 //	disconnect      -> "ok 0" when nobody is connected any more
+//	move V4 V6      -> "ok 0" when router and machine are on the link of these subnets
 //	stop            -> "ok 0"; Serve returns
 //
 // Anything else is answered "error TEXT" and the connection goes on. The helper
@@ -33,6 +35,7 @@ const (
 	wordAttach     = "attach"
 	wordNamespaces = "namespaces"
 	wordSockets    = "sockets"
+	wordMove       = "move"
 	wordStop       = "stop"
 	wordConnect    = "connect"
 	wordAdmit      = "admit"
@@ -125,6 +128,12 @@ func (n *Namespace) request(conn *net.UnixConn, words []string) (fds []int, rele
 		return nil, nothing, n.admit(conn)
 	case len(words) == 1 && words[0] == wordDisconnect:
 		return nil, nothing, n.release(nil)
+	case len(words) == 3 && words[0] == wordMove:
+		var link portolan.Link
+		if link, err = parseLink(words[1:]); err == nil {
+			err = n.move(link)
+		}
+		return nil, nothing, err
 	case len(words) == 3 && words[0] == wordSockets:
 		fds, err = openSockets(kind(words[1]), words[2])
 		return fds, func() { closeAll(fds) }, err

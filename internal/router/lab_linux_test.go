@@ -55,7 +55,7 @@ func TestMain(m *testing.M) {
 	case "helper", "bare":
 		err = runHelper(os.Args[1], os.Args[2])
 	case "resumed":
-		err = runResumed(os.Args[1])
+		err = runResumed(os.Args[1], os.Args[2])
 	case "daemon":
 		err = runDaemon(os.Args[1])
 	}
@@ -94,6 +94,7 @@ func runHelper(socket, pid string) error {
 }
 
 type lab struct {
+	link                       portolan.Link
 	socket                     string
 	machine, container, helper *process
 }
@@ -111,7 +112,7 @@ func newLabWith(t testing.TB, role string) *lab {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	l := &lab{socket: filepath.Join(dir, "s")}
+	l := &lab{link: portolan.DefaultLink(), socket: filepath.Join(dir, "s")}
 	l.machine = start(t, "hold", unix.CLONE_NEWNET)
 	l.container = start(t, "hold", unix.CLONE_NEWNET)
 	l.helper = start(t, role, unix.CLONE_NEWNET, l.socket, strconv.Itoa(l.machine.pid()))
@@ -326,7 +327,7 @@ func (l *lab) attach(t testing.TB, handler datapath.Handler) *Datapath {
 
 func (l *lab) attachUntil(t testing.TB, handler datapath.Handler) (d *Datapath, stop func()) {
 	t.Helper()
-	d, err := Attach(t.Context(), l.socket, portolan.DefaultLink(), testLog(t))
+	d, err := Attach(t.Context(), l.socket, l.link, testLog(t))
 	if err != nil {
 		t.Fatal(err)
 	}

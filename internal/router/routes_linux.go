@@ -64,17 +64,30 @@ func setupRoutes(link portolan.Link) error {
 		return fmt.Errorf("open netlink: %w", err)
 	}
 	defer here.Close()
-	if err := addDefaults(here, linkName, link.Machine()); err != nil {
+	if err := addRule(unix.AF_INET6, prefUDP6, tableUDP6, markUDP6); err != nil {
 		return err
 	}
-	return setupUDP6(link)
+	return routeMachine(here, link)
 }
 
-// setupUDP6 gives marked datagrams the routes of table main again, with an MTU.
-func setupUDP6(link portolan.Link) error {
-	dev, err := netlink.LinkByName(linkName)
+// routeMachine sets the way back to the machine, in table main and, with an MTU,
+// in that of marked datagrams.
+func routeMachine(here *netlink.Handle, link portolan.Link) error {
+	if err := setDefaults(here, linkName, link.Machine()); err != nil {
+		return err
+	}
+	dev, err := here.LinkByName(linkName)
 	if err != nil {
 		return fmt.Errorf("find %s: %w", linkName, err)
+	}
+	before, err := here.RouteListFiltered(unix.AF_INET6, &netlink.Route{Table: tableUDP6}, netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return fmt.Errorf("list table %d: %w", tableUDP6, err)
+	}
+	for _, route := range before {
+		if err := here.RouteDel(&route); err != nil {
+			return fmt.Errorf("clear table %d: %w", tableUDP6, err)
+		}
 	}
 	onLink := &net.IPNet{IP: link.V6.Addr().AsSlice(), Mask: net.CIDRMask(link.V6.Bits(), 128)}
 	for _, route := range []*netlink.Route{
@@ -82,11 +95,11 @@ func setupUDP6(link portolan.Link) error {
 		{Gw: link.Machine().V6.AsSlice()},
 	} {
 		route.LinkIndex, route.Table, route.MTU = dev.Attrs().Index, tableUDP6, fragmentMTU
-		if err := netlink.RouteAdd(route); err != nil {
+		if err := here.RouteAdd(route); err != nil {
 			return fmt.Errorf("add route to table %d: %w", tableUDP6, err)
 		}
 	}
-	return addRule(unix.AF_INET6, prefUDP6, tableUDP6, markUDP6)
+	return nil
 }
 
 func addRule(family, pref, table int, mark uint32) error {

@@ -101,13 +101,15 @@ var (
 	unspecified6 = netip.MustParsePrefix("::/128")
 )
 
-// setupRules installs the filter in one transaction.
+// setupRules installs the filter in one transaction, in place of an earlier one.
 func setupRules(link portolan.Link) error {
 	c, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}
-	table := c.AddTable(&nftables.Table{Name: filterTable, Family: nftables.TableFamilyINet})
+	table := c.AddTable(&nftables.Table{Name: filterTable, Family: nftables.TableFamilyINet}) // so that there is one
+	c.DelTable(table)
+	c.AddTable(table)
 	if err := addPrerouting(c, table, families(link)); err != nil {
 		return err
 	}

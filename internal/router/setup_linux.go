@@ -38,7 +38,8 @@ type Config struct {
 type Namespace struct {
 	tun       int
 	listeners []int // in the order of listenerKinds
-	link      portolan.Link
+	machine   netns.NsHandle
+	link      portolan.Link // changes while host.mu is held
 	host      hostSide
 }
 
@@ -57,22 +58,25 @@ func Setup(cfg Config, machinePID int) (*Namespace, error) {
 	if err := linkUp("lo"); err != nil {
 		return nil, err
 	}
-	if err := setupVeth(cfg.Link, machinePID); err != nil {
-		return nil, err
-	}
 	tun, err := openTUN()
 	if err != nil {
 		return nil, err
 	}
-	n := &Namespace{tun: tun, link: cfg.Link}
-	if err := n.finish(cfg.Link); err != nil {
+	n := &Namespace{tun: tun, machine: netns.None(), link: cfg.Link}
+	if err := n.finish(cfg.Link, machinePID); err != nil {
 		return nil, errors.Join(err, n.Close())
 	}
 	return n, nil
 }
 
-// finish adds what needs both interfaces.
-func (n *Namespace) finish(link portolan.Link) error {
+// finish makes the link, and adds what needs both interfaces.
+func (n *Namespace) finish(link portolan.Link, machinePID int) (err error) {
+	if n.machine, err = openMachine(machinePID); err != nil {
+		return err
+	}
+	if err := n.setupVeth(link); err != nil {
+		return err
+	}
 	if err := setSysctls(interfaceSysctls()); err != nil {
 		return err
 	}
@@ -102,6 +106,9 @@ func (n *Namespace) Close() error {
 	for _, fd := range n.listeners {
 		err = errors.Join(err, unix.Close(fd))
 	}
+	if n.machine.IsOpen() {
+		err = errors.Join(err, n.machine.Close())
+	}
 	return err
 }
 
@@ -110,45 +117,30 @@ func (n *Namespace) Close() error {
 func routerMAC() net.HardwareAddr  { return net.HardwareAddr{0x02, 0x50, 0x41, 0, 0, 0x01} }
 func machineMAC() net.HardwareAddr { return net.HardwareAddr{0x02, 0x50, 0x41, 0, 0, 0x03} }
 
-// setupVeth makes e0 here and eth0 in the machine, with addresses, neighbours
-// and the machine's default routes.
-func setupVeth(link portolan.Link, machinePID int) error {
+func openMachine(pid int) (netns.NsHandle, error) {
+	ns, err := netns.GetFromPid(pid)
+	if err != nil {
+		return ns, fmt.Errorf("open network namespace of process %d: %w", pid, err)
+	}
+	return ns, nil
+}
+
+// setupVeth makes e0 here and eth0 in the machine, and configures both.
+func (n *Namespace) setupVeth(link portolan.Link) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU, attrs.HardwareAddr, attrs.TxQLen = linkName, linkMTU, routerMAC(), 1000
 	veth := &netlink.Veth{
 		LinkAttrs: attrs, PeerName: machineName, PeerMTU: linkMTU,
-		PeerHardwareAddr: machineMAC(), PeerNamespace: netlink.NsPid(machinePID),
+		PeerHardwareAddr: machineMAC(), PeerNamespace: netlink.NsFd(n.machine),
 	}
 	if err := netlink.LinkAdd(veth); err != nil {
-		return fmt.Errorf("add veth %s to process %d: %w", linkName, machinePID, err)
+		return fmt.Errorf("add veth %s to the machine: %w", linkName, err)
 	}
-	here, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	here, there, err := n.handles()
 	if err != nil {
-		return fmt.Errorf("open netlink: %w", err)
+		return err
 	}
 	defer here.Close()
-	router := []portolan.Pair{link.Gateway(), link.DNS(), link.Host()}
-	machine := []portolan.Pair{link.Machine()}
-	if err := configureEnd(here, end{linkName, router, machine, machineMAC(), link}); err != nil {
-		return err
-	}
-	if err := proxyOutside(here, link); err != nil {
-		return err
-	}
-	return setupMachine(link, machinePID, end{machineName, machine, append(router, link.Outside()), routerMAC(), link})
-}
-
-// setupMachine configures the machine's end, in the machine's namespace.
-func setupMachine(link portolan.Link, pid int, eth0 end) error {
-	ns, err := netns.GetFromPid(pid)
-	if err != nil {
-		return fmt.Errorf("open network namespace of process %d: %w", pid, err)
-	}
-	defer ns.Close()
-	there, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
-	if err != nil {
-		return fmt.Errorf("open netlink in the machine: %w", err)
-	}
 	defer there.Close()
 	lo, err := there.LinkByName("lo")
 	if err != nil {
@@ -157,10 +149,36 @@ func setupMachine(link portolan.Link, pid int, eth0 end) error {
 	if err := there.LinkSetUp(lo); err != nil {
 		return fmt.Errorf("set lo of the machine up: %w", err)
 	}
-	if err := configureEnd(there, eth0); err != nil {
+	return configureLink(here, there, link)
+}
+
+// handles open the router's and the machine's network, for the caller to close.
+func (n *Namespace) handles() (here, there *netlink.Handle, err error) {
+	if here, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+		return nil, nil, fmt.Errorf("open netlink: %w", err)
+	}
+	if there, err = netlink.NewHandleAt(n.machine, unix.NETLINK_ROUTE); err != nil {
+		here.Close()
+		return nil, nil, fmt.Errorf("open netlink in the machine: %w", err)
+	}
+	return here, there, nil
+}
+
+// configureLink gives both ends addresses and neighbours, and the machine its
+// default routes.
+func configureLink(here, there *netlink.Handle, link portolan.Link) error {
+	router := []portolan.Pair{link.Gateway(), link.DNS(), link.Host()}
+	machine := []portolan.Pair{link.Machine()}
+	if err := configureEnd(here, end{linkName, router, machine, machineMAC(), link}); err != nil {
 		return err
 	}
-	return addDefaults(there, machineName, link.Gateway())
+	if err := proxyOutside(here, link); err != nil {
+		return err
+	}
+	if err := configureEnd(there, end{machineName, machine, append(router, link.Outside()), routerMAC(), link}); err != nil {
+		return err
+	}
+	return setDefaults(there, machineName, link.Gateway())
 }
 
 // end is one end of the veth.
@@ -209,15 +227,15 @@ func addAddrs(h *netlink.Handle, dev netlink.Link, pair portolan.Pair, link port
 	return nil
 }
 
-// addDefaults adds default routes of both families through gw.
-func addDefaults(h *netlink.Handle, name string, gw portolan.Pair) error {
+// setDefaults sets the default routes of both families, through gw.
+func setDefaults(h *netlink.Handle, name string, gw portolan.Pair) error {
 	dev, err := h.LinkByName(name)
 	if err != nil {
 		return fmt.Errorf("find %s: %w", name, err)
 	}
 	for _, ip := range []net.IP{gw.V4.AsSlice(), gw.V6.AsSlice()} {
-		if err := h.RouteAdd(&netlink.Route{LinkIndex: dev.Attrs().Index, Gw: ip}); err != nil {
-			return fmt.Errorf("add default route via %s: %w", ip, err)
+		if err := h.RouteReplace(&netlink.Route{LinkIndex: dev.Attrs().Index, Gw: ip}); err != nil {
+			return fmt.Errorf("set default route via %s: %w", ip, err)
 		}
 	}
 	return nil
