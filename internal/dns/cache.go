@@ -28,8 +28,10 @@ import (
 //	anything of a resolver on the host      systemd-resolved, dnsmasq and their kin keep a cache
 //	                                        themselves, and send names elsewhere when a VPN comes,
 //	                                        with no trace in resolv.conf
+//	what a later resolver said in place     the first may know better when it is back; the
+//	of the first                            forwarder's caller sees to that
 //
-// All that is here came under one NameConfig. Under another one, nothing of it is
+// All that is here came under one NameConfig, in one network. Under another one, nothing of it is
 // known any more, and what was asked before is not kept when it comes.
 const (
 	maxLife         = time.Hour
@@ -71,8 +73,12 @@ type cache struct {
 	size    int                        // bytes of all answers
 }
 
-func newCache() *cache {
-	return &cache{hostOwn: netip.Addr.IsLoopback, entries: make(map[cacheKey]*list.Element)}
+// newCache is given what tells the host's own addresses besides loopback.
+func newCache(local func(netip.Addr) bool) *cache {
+	return &cache{
+		hostOwn: func(a netip.Addr) bool { return a.IsLoopback() || local(a) },
+		entries: make(map[cacheKey]*list.Element),
+	}
 }
 
 // hit is what a lookup found.

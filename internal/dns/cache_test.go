@@ -15,6 +15,9 @@ import (
 
 var elsewhere = netip.MustParseAddrPort("192.0.2.53:53")
 
+// nowhere are the addresses of a host that has none but loopback.
+func nowhere(netip.Addr) bool { return false }
+
 func mustParse(t testing.TB, raw []byte) *query {
 	t.Helper()
 	q, err := parseQuery(raw)
@@ -92,7 +95,7 @@ func TestLifetime(t *testing.T) {
 }
 
 func TestCacheAgesAndForgets(t *testing.T) {
-	c, config, now := newCache(), new(system.NameConfig), time.Now()
+	c, config, now := newCache(nowhere), new(system.NameConfig), time.Now()
 	raw := ask("www.Example", miekg.TypeA)
 	answer := addressAnswer(raw, "192.0.2.1")
 	answer[2] |= flagAA
@@ -130,7 +133,7 @@ func TestCacheAgesAndForgets(t *testing.T) {
 
 // A query that asks for anything more is not answered from the answer to less.
 func TestCacheKeepsQueriesApart(t *testing.T) {
-	c, config, now := newCache(), new(system.NameConfig), time.Now()
+	c, config, now := newCache(nowhere), new(system.NameConfig), time.Now()
 	cookie := func(m *miekg.Msg) {
 		m.SetEdns0(1232, false)
 		m.IsEdns0().Option = []miekg.EDNS0{&miekg.EDNS0_COOKIE{Code: miekg.EDNS0COOKIE, Cookie: "24a5ac1234567890"}}
@@ -172,14 +175,20 @@ func TestCacheKeepsQueriesApart(t *testing.T) {
 		}
 	}
 	q := mustParse(t, ask("stub.example", miekg.TypeA))
-	c.store(q, config, addressAnswer(q.raw, "192.0.2.1"), netip.MustParseAddrPort("127.0.0.53:53"), now)
-	if _, ok := c.lookup(q, config, now); ok {
-		t.Error("what a resolver of the host said is kept")
+	c = newCache(func(a netip.Addr) bool { return a == serverA.Addr() })
+	c.lookup(q, config, now)
+	for from, kept := range map[netip.AddrPort]bool{netip.MustParseAddrPort("127.0.0.53:53"): false, serverA: false, serverB: true} {
+		c.store(q, config, addressAnswer(q.raw, "192.0.2.1"), from, now)
+		if _, ok := c.lookup(q, config, now); ok != kept {
+			t.Errorf("what %s said is kept: %v, want %v", from, ok, kept)
+		}
+		c.useLocked(nil)
+		c.useLocked(config)
 	}
 }
 
 func TestCacheIsBounded(t *testing.T) {
-	c, config, now := newCache(), new(system.NameConfig), time.Now()
+	c, config, now := newCache(nowhere), new(system.NameConfig), time.Now()
 	first := mustParse(t, ask("first.example", miekg.TypeA))
 	c.lookup(first, config, now)
 	c.store(first, config, addressAnswer(first.raw, "192.0.2.1"), elsewhere, now)
@@ -239,6 +248,39 @@ func TestServerCaches(t *testing.T) {
 	if m, _ := s.udp(t, query); firstA(m) != "192.0.2.2" || asked.Load() != 2 {
 		t.Errorf("after the change: %v, asked %d times in all", m, asked.Load())
 	}
+	elsewhere := resolverConfig(after)
+	elsewhere.Network++
+	s.names.Set(elsewhere)
+	if m, _ := s.udp(t, query); firstA(m) != "192.0.2.2" || asked.Load() != 3 {
+		t.Errorf("in another network: %v, asked %d times in all", m, asked.Load())
+	}
+}
+
+// What the second resolver says while the first is down, or takes longer than its
+// turn, is not kept: the first alone may know the name as it is in the company.
+func TestOnlyTheFirstResolverIsKept(t *testing.T) {
+	t.Parallel()
+	var up atomic.Bool
+	first := startResolver(t, func(query []byte, _ netip.AddrPort, _ transport) [][]byte {
+		if !up.Load() {
+			return [][]byte{rcodeAnswer(query, miekg.RcodeServerFailure)}
+		}
+		return [][]byte{addressAnswer(query, "192.0.2.1")}
+	})
+	s := newSetup(t, first, answering(t, "192.0.2.2", 0))
+	s.cache.hostOwn = nowhere
+	query := ask("www.example", miekg.TypeA)
+	if m, _ := s.udp(t, query); firstA(m) != "192.0.2.2" {
+		t.Fatalf("without the first, the answer is %v", m)
+	}
+	up.Store(true)
+	if m, _ := s.udp(t, query); firstA(m) != "192.0.2.1" {
+		t.Errorf("when it is back, the answer is %v", m)
+	}
+	up.Store(false)
+	if m, _ := s.udp(t, query); firstA(m) != "192.0.2.1" {
+		t.Errorf("what it said is forgotten: %v", m)
+	}
 }
 
 // FuzzCache stores whatever a resolver may say and gets it back as it was, but
@@ -252,7 +294,7 @@ func FuzzCache(f *testing.F) {
 		if err != nil || !answers(answer, raw, q) {
 			return
 		}
-		c, config, now := newCache(), new(system.NameConfig), time.Now()
+		c, config, now := newCache(nowhere), new(system.NameConfig), time.Now()
 		c.lookup(q, config, now)
 		c.store(q, config, answer, elsewhere, now)
 		found, ok := c.lookup(q, config, now.Add(time.Duration(seconds)*time.Second))

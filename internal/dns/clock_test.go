@@ -13,7 +13,7 @@ import (
 // An answer's life is not what somebody sets the clock to.
 func TestCacheWhenTheClockJumps(t *testing.T) {
 	for _, by := range []time.Duration{-5 * time.Hour, 5 * time.Hour} {
-		c, config, now := newCache(), new(system.NameConfig), time.Now()
+		c, config, now := newCache(nowhere), new(system.NameConfig), time.Now()
 		raw := ask("www.example", miekg.TypeA)
 		q := mustParse(t, raw)
 		if _, ok := c.lookup(q, config, now); ok {

@@ -43,26 +43,32 @@ func newForwarder(dialer *net.Dialer, link portolan.Link) *forwarder {
 	return f
 }
 
-// exchange runs one race. It calls deliver exactly once, with the id that the
-// client chose and the server that gave the answer, and returns when every socket
-// that it opened is closed.
-func (f *forwarder) exchange(ctx context.Context, q *query, resolver system.Resolver, how transport, deliver func([]byte, netip.AddrPort, error)) {
+// said is how a race ended.
+type said struct {
+	answer []byte         // with the id that the client chose; nil for none
+	from   netip.AddrPort // the server that gave it
+	first  bool           // no server before it could know better
+	err    error
+}
+
+// exchange runs one race. It calls deliver exactly once, and returns when every
+// socket that it opened is closed.
+func (f *forwarder) exchange(ctx context.Context, q *query, names *system.NameConfig, how transport, deliver func(said)) {
 	if q.qtype == miekg.TypeAXFR || q.qtype == miekg.TypeIXFR {
-		deliver(nil, netip.AddrPort{}, errTransfer) // an answer of many messages, which stub resolvers do not ask for
+		deliver(said{err: errTransfer}) // an answer of many messages, which stub resolvers do not ask for
 		return
 	}
-	if resolver.UseVC {
+	if names.Resolver.UseVC {
 		how = overTCP
 	}
-	now := time.Now()
-	plan := f.servers[how].plan(now, resolver.Servers, resolver.Rotate)
+	plan := f.servers[how].plan(time.Now(), names)
 	if len(plan) == 0 {
-		deliver(nil, netip.AddrPort{}, errNoServers)
+		deliver(said{err: errNoServers})
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	h := &heat{
-		race: newRace(plan), f: f, q: q, how: how, began: now, deliver: deliver,
+		race: newRace(plan), f: f, q: q, how: how, deliver: deliver,
 		outcomes: make(chan outcome, len(plan)),
 		asked:    make([]time.Time, len(plan)),
 	}
@@ -77,51 +83,44 @@ type heat struct {
 	f       *forwarder
 	q       *query
 	how     transport
-	began   time.Time
-	deliver func([]byte, netip.AddrPort, error)
+	deliver func(said)
 
 	outcomes chan outcome // has room for all
 	asked    []time.Time
+	judged   int         // candidates whose silence is over
+	overdue  *time.Timer // until that of the next one is
 	asks     sync.WaitGroup
 }
 
 // run returns when the race is decided and no candidate is worth waiting for.
 func (h *heat) run(ctx context.Context) {
-	silent := time.NewTimer(silence)
-	defer silent.Stop()
+	h.overdue = time.NewTimer(silence)
+	defer h.overdue.Stop()
 	next := time.NewTimer(h.ask(ctx))
 	defer next.Stop()
-	var polite <-chan time.Time
-	for !h.decided || h.running > 0 {
+	for !h.decided || h.running() {
 		select {
 		case <-next.C:
-			if h.wantsMore() {
-				h.plan[h.started-1].lag()
+			if last := h.started - 1; h.wantsMore() {
+				h.plan[last].lag(h.asked[last])
 				next.Reset(h.ask(ctx))
 			}
 		case o := <-h.outcomes:
 			h.note(ctx, o)
-			if h.wantsMore() {
+			if o.index == h.started-1 && h.wantsMore() {
 				next.Reset(h.ask(ctx))
 			}
-			if polite == nil && h.waits() {
-				polite = time.After(time.Until(h.began.Add(courtesy)))
-			}
-			if h.over() {
-				h.decide(h.verdict())
-			}
-		case <-polite:
-			h.decide(h.verdict())
-		case <-silent.C:
-			if !h.blame() {
-				h.decide(h.verdict())
-			}
-			if h.decided {
-				return
+		case <-h.overdue.C:
+			h.judge()
+			if h.judged < h.started {
+				h.overdue.Reset(time.Until(h.asked[h.judged].Add(silence)))
 			}
 		case <-ctx.Done():
 			h.decide(h.verdict())
 			return
+		}
+		if h.over() {
+			h.decide(h.verdict())
 		}
 	}
 }
@@ -130,11 +129,14 @@ func (h *heat) run(ctx context.Context) {
 func (h *heat) ask(ctx context.Context) time.Duration {
 	i := h.start()
 	h.asked[i] = time.Now()
+	if h.judged == i {
+		h.overdue.Reset(silence)
+	}
 	h.asks.Go(func() {
 		answer, err := h.f.ask(ctx, h.plan[i].addr, h.how, h.q)
 		h.outcomes <- outcome{i, answer, err}
 	})
-	return h.plan[i].hedge
+	return h.plan[i].turn
 }
 
 // note takes an outcome into account, for this race and for the server's health.
@@ -143,7 +145,7 @@ func (h *heat) note(ctx context.Context, o outcome) {
 	server, now := h.plan[o.index].upstream, time.Now()
 	switch {
 	case o.err == nil:
-		server.answer(now, now.Sub(h.asked[o.index]))
+		server.answer(now, h.asked[o.index])
 	case ctx.Err() == nil && !errors.Is(o.err, errBusy):
 		server.fail(now, h.asked[o.index])
 	}
@@ -152,20 +154,22 @@ func (h *heat) note(ctx context.Context, o outcome) {
 	}
 }
 
-// blame notes the silence of those asked long ago, and reports whether one of them
-// has answered somebody else meanwhile.
-func (h *heat) blame() (alive bool) {
-	now := time.Now()
-	for i := range h.started {
-		if !h.silent[i] {
-			continue
-		}
-		alive = alive || h.plan[i].answeredSince(h.began)
-		if now.Sub(h.asked[i]) >= silence/2 {
-			h.plan[i].fail(now, h.asked[i])
-		}
+// judge ends the silence of the candidate that was asked first of those not judged.
+// One that has answered somebody else meanwhile may still answer.
+func (h *heat) judge() {
+	i := h.judged
+	h.judged++
+	if !h.silent[i] {
+		return
 	}
-	return alive
+	h.plan[i].trusted = false
+	alive := h.plan[i].answeredSince(h.asked[i])
+	if !alive {
+		h.plan[i].fail(time.Now(), h.asked[i])
+	}
+	if !alive || h.decided {
+		h.giveUp(i)
+	}
 }
 
 // decide delivers, the first time. An answer comes from the candidate index.
@@ -174,10 +178,10 @@ func (h *heat) decide(index int, answer []byte, err error) {
 		return
 	}
 	h.decided = true
-	var from netip.AddrPort
-	if answer != nil {
-		answer[0], answer[1] = h.q.raw[0], h.q.raw[1]
-		from = h.plan[index].addr
+	if answer == nil {
+		h.deliver(said{err: err})
+		return
 	}
-	h.deliver(answer, from, err)
+	answer[0], answer[1] = h.q.raw[0], h.q.raw[1]
+	h.deliver(said{answer: answer, from: h.plan[index].addr, first: h.plan[index].first})
 }

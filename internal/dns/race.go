@@ -2,6 +2,7 @@ package dns
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	miekg "github.com/miekg/dns"
@@ -10,27 +11,30 @@ import (
 // The race between the host's resolvers.
 //
 // Theory of operation. resolv.conf lists its servers in order of preference, and
-// a host's own stub resolver asks the second only after the first has been silent
-// for 5 s. That order matters, since the first may be a VPN's resolver which alone
-// knows the company's names; but its time-out is what makes one dead server
-// feel like a dead network. So the servers are asked in order (upstream.go), each
-// next one after hedgeDelay or at once after a failure, and of their answers
+// that order matters: the first may be a VPN's resolver, which alone knows the
+// company's names and alone is to hear of them. A host's own stub resolver asks the
+// second only after the first has been silent for 5 s, which makes one dead server
+// feel like a dead network. So the order holds here, too, but a server is waited
+// for alone for one turn only, and not at all while it is known to be slow or down
+// (upstream.go). The next one is asked when the turn is over, or at once after a
+// failure. Of the answers
 //
-//	positive (records, or TC)    wins at once
+//	positive (records, or TC)    wins at once: who stands before has had its turn
 //	negative (NXDOMAIN, no data) wins when no trusted server before it is still
-//	                             silent, or courtesy after the query came
+//	                             silent; silence ends that trust
 //	SERVFAIL, REFUSED, NOTIMP    counts only if nobody says anything better
-//	nothing                      after silence the query ends with SERVFAIL; but if
-//	                             one of those asked has answered somebody else
-//	                             meanwhile, so that it is slow and not dead,
-//	                             only after patience
+//	nothing                      a server that says nothing to anybody for silence is
+//	                             down; if all are, the query ends with SERVFAIL. One
+//	                             that has answered somebody else meanwhile is slow
+//	                             and not dead, and has until patience
 //
 // The losers of a race are listened to until silence has passed, because their
 // answers, or the lack of them, are what health is made of.
 const (
-	hedgeDelay = 200 * time.Millisecond
-	courtesy   = 700 * time.Millisecond
-	silence    = 1800 * time.Millisecond
+	// turn lets a resolver on another continent answer, and be asked a second time
+	// when a datagram was lost (resendAfter).
+	turn    = time.Second
+	silence = 1800 * time.Millisecond
 	// patience is below the 4 s after which the engine's own resolver gives up
 	// (moby, daemon/libnetwork/resolver.go: extIOTimeout), and glibc's 5 s.
 	patience = 3500 * time.Millisecond
@@ -76,8 +80,7 @@ type outcome struct {
 type race struct {
 	plan    []candidate
 	started int
-	silent  []bool // by index: asked and neither answered nor failed
-	running int
+	silent  []bool // by index: asked, and neither answered, failed nor given up
 
 	best      []byte // of negative and refusal; nil: none
 	bestMerit merit
@@ -94,7 +97,6 @@ func newRace(plan []candidate) *race {
 // start returns the next candidate's index.
 func (r *race) start() int {
 	r.silent[r.started] = true
-	r.running++
 	r.started++
 	return r.started - 1
 }
@@ -108,7 +110,6 @@ func (r *race) wantsMore() bool {
 // take notes an outcome, and returns the answer if it wins at once.
 func (r *race) take(o outcome) (winner []byte) {
 	r.silent[o.index] = false
-	r.running--
 	if o.err != nil {
 		if r.err == nil {
 			r.err = o.err
@@ -124,6 +125,12 @@ func (r *race) take(o outcome) (winner []byte) {
 	}
 	return nil
 }
+
+// giveUp expects nothing more of a candidate.
+func (r *race) giveUp(index int) { r.silent[index] = false }
+
+// running reports whether a candidate may still answer.
+func (r *race) running() bool { return slices.Contains(r.silent, true) }
 
 // waits reports whether a negative answer is there that lets others go first.
 func (r *race) waits() bool {
@@ -143,7 +150,7 @@ func (r *race) over() bool {
 	if r.best != nil && r.bestMerit == negative {
 		return !r.waits()
 	}
-	return r.running == 0 && r.started == len(r.plan)
+	return !r.running() && r.started == len(r.plan)
 }
 
 // verdict is the best that there is, and whose it is.
@@ -151,7 +158,7 @@ func (r *race) verdict() (index int, answer []byte, err error) {
 	if r.best != nil {
 		return r.bestIndex, r.best, nil
 	}
-	if r.err != nil && r.running == 0 {
+	if r.err != nil && !r.running() {
 		return 0, nil, r.err
 	}
 	return 0, nil, errSilence

@@ -36,7 +36,7 @@ import (
 	"github.com/portolan-net/portolan/internal/system"
 )
 
-// The bounds. With every resolver silent a query lives for silence (race.go), so
+// The bounds. With every resolver down a query lives for silence (race.go), so
 // maxQueries allows some 500 queries a second even then.
 const (
 	maxQueries          = 1024 // over UDP, being answered
@@ -59,6 +59,8 @@ type Config struct {
 	Networks *scarce.Networks
 	// Filter tells which families are hidden; asked for each query. nil hides none.
 	Filter func() Filter
+	// Local tells the host's own addresses besides loopback. nil knows none.
+	Local func(netip.Addr) bool
 	// Dialer makes the sockets towards the host's resolvers; nil is a plain one
 	// that hears of unreachable resolvers.
 	Dialer *net.Dialer
@@ -92,6 +94,9 @@ func New(cfg Config) *Server {
 	if cfg.Filter == nil {
 		cfg.Filter = func() Filter { return Filter{} }
 	}
+	if cfg.Local == nil {
+		cfg.Local = func(netip.Addr) bool { return false }
+	}
 	if cfg.Dialer == nil {
 		cfg.Dialer = &net.Dialer{Control: hearErrors}
 	}
@@ -99,7 +104,7 @@ func New(cfg Config) *Server {
 		log:     cfg.Log,
 		source:  cfg.Source,
 		local:   local{link: cfg.Link, ipv6: cfg.IPv6},
-		cache:   newCache(),
+		cache:   newCache(cfg.Local),
 		forward: newForwarder(cfg.Dialer, cfg.Link),
 		filter:  cfg.Filter,
 		queue:   make(chan datagram, maxQueued),
@@ -188,14 +193,16 @@ func (s *Server) resolve(ctx context.Context, q *query, how transport, found fun
 		found(finding{answer: hit.answer, source: FromCache, server: hit.from, age: hit.age})
 		return
 	}
-	s.forward.exchange(ctx, q, names.Resolver, how, func(answer []byte, from netip.AddrPort, err error) {
-		if err != nil {
-			s.log.Debug("query failed", "name", q.name, "type", q.qtype, "err", err)
-			found(finding{answer: failure(q, err), source: FromNobody, err: err})
+	s.forward.exchange(ctx, q, names, how, func(r said) {
+		if r.err != nil {
+			s.log.Debug("query failed", "name", q.name, "type", q.qtype, "err", r.err)
+			found(finding{answer: failure(q, r.err), source: FromNobody, err: r.err})
 			return
 		}
-		s.cache.store(q, names, answer, from, time.Now())
-		found(finding{answer: answer, source: FromResolver, server: from})
+		if r.first {
+			s.cache.store(q, names, r.answer, r.from, time.Now())
+		}
+		found(finding{answer: r.answer, source: FromResolver, server: r.from})
 	})
 }
 

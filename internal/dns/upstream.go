@@ -7,15 +7,21 @@ import (
 	"time"
 
 	"github.com/portolan-net/portolan/internal/portolan"
+	"github.com/portolan-net/portolan/internal/system"
 )
 
 // health of one resolver of the host over one transport.
 //
-//	state    becomes so                             asked
-//	prompt   at first; answered within hedgeDelay   in its turn
-//	slow     let hedgeDelay pass; answered late     together with the next one
-//	down     error, or no answer within silence     when retryAt has come, together with
-//	                                                the next one; else after all others
+//	state    becomes so                              asked
+//	prompt   at first; answered within its turn, or  in its turn
+//	         late for once
+//	slow     silent since its turn began, as long    together with the next one
+//	         as that lasts; late twice in a row
+//	down     error, or no answer within silence      when retryAt has come, together with
+//	                                                 the next one; else after all others
+//
+// A late answer, or none, says nothing about a server that has answered somebody
+// else meanwhile: then it is the name that takes its time.
 type health uint8
 
 const (
@@ -37,27 +43,38 @@ type upstream struct {
 
 	mu       sync.Mutex // guards what follows
 	health   health
+	late     int       // answers in a row that came after their turn
 	answered time.Time // last
 	failed   time.Time // last, of those that count
 	backoff  time.Duration
 	retryAt  time.Time
 }
 
-// answer notes that an answer came after took.
-func (u *upstream) answer(now time.Time, took time.Duration) {
+// tooLate is how many late answers in a row make a server slow. The first may be
+// for a name that takes its time.
+const tooLate = 2
+
+// answer notes that an answer came to what was asked then.
+func (u *upstream) answer(now, asked time.Time) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.answered, u.backoff, u.health = now, 0, prompt
-	if took > hedgeDelay {
-		u.health = slow
+	switch {
+	case now.Sub(asked) <= turn:
+		u.health, u.late = prompt, 0
+	case !u.answered.After(asked):
+		u.health = prompt
+		if u.late++; u.late >= tooLate {
+			u.health = slow
+		}
 	}
+	u.answered, u.backoff = now, 0
 }
 
-// lag notes that hedgeDelay passed without an answer.
-func (u *upstream) lag() {
+// lag notes that a turn has passed without an answer.
+func (u *upstream) lag(asked time.Time) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.health == prompt {
+	if u.health == prompt && !u.answered.After(asked) {
 		u.health = slow
 	}
 }
@@ -97,57 +114,61 @@ func (u *upstream) claim(now time.Time) (h health, retry bool) {
 // candidate is one server in the plan of one query.
 type candidate struct {
 	*upstream
-	hedge   time.Duration // until the next candidate is asked too
-	trusted bool          // a later one's negative answer waits for it a while
+	turn    time.Duration // until the next candidate is asked too
+	trusted bool          // a later one's negative answer waits for it
+	first   bool          // nobody before it could know better
 }
 
 // upstreams are the servers of one resolv.conf over one transport. A new list of
-// servers starts with a clean slate: the host has moved to another network.
+// servers, or another network, starts with a clean slate.
 type upstreams struct {
 	own []portolan.Pair // our own addresses: asking these would be a loop
 
 	mu      sync.Mutex // guards what follows
 	servers []netip.AddrPort
+	network uint64
 	list    []*upstream
-	turn    int // of rotation
+	begin   int // of rotation
 }
 
 // plan orders the servers for one query.
-func (u *upstreams) plan(now time.Time, servers []netip.AddrPort, rotate bool) []candidate {
-	list := u.rotated(servers, rotate)
+func (u *upstreams) plan(now time.Time, names *system.NameConfig) []candidate {
+	list := u.rotated(names)
 	plan := make([]candidate, 0, len(list))
 	var last []candidate
-	for _, server := range list {
+	for i, server := range list {
+		first := i == 0 || names.Resolver.Rotate
 		switch h, retry := server.claim(now); {
 		case h == prompt:
-			plan = append(plan, candidate{server, hedgeDelay, true})
+			plan = append(plan, candidate{server, turn, true, first})
 		case h == slow:
-			plan = append(plan, candidate{server, 0, true})
+			plan = append(plan, candidate{server, 0, true, first})
 		case retry:
-			plan = append(plan, candidate{server, 0, false})
+			plan = append(plan, candidate{server, 0, false, first})
 		default:
-			last = append(last, candidate{server, 0, false})
+			last = append(last, candidate{server, 0, false, first})
 		}
 	}
 	return append(plan, last...)
 }
 
-// rotated returns the list for these servers; with rotate each call begins with
+// rotated returns the list for these names; with rotate each call begins with
 // the next one.
-func (u *upstreams) rotated(servers []netip.AddrPort, rotate bool) []*upstream {
+func (u *upstreams) rotated(names *system.NameConfig) []*upstream {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if !slices.Equal(u.servers, servers) {
-		u.servers, u.list = servers, nil
+	servers := names.Resolver.Servers
+	if u.network != names.Network || !slices.Equal(u.servers, servers) {
+		u.servers, u.network, u.list = servers, names.Network, nil
 		for _, addr := range servers {
 			if !slices.ContainsFunc(u.own, func(p portolan.Pair) bool { return p.Has(addr.Addr()) }) {
 				u.list = append(u.list, &upstream{addr: addr})
 			}
 		}
 	}
-	if !rotate || len(u.list) == 0 {
+	if !names.Resolver.Rotate || len(u.list) == 0 {
 		return u.list
 	}
-	u.turn = (u.turn + 1) % len(u.list)
-	return append(slices.Clone(u.list[u.turn:]), u.list[:u.turn]...)
+	u.begin = (u.begin + 1) % len(u.list)
+	return append(slices.Clone(u.list[u.begin:]), u.list[:u.begin]...)
 }

@@ -13,6 +13,9 @@ package system
 type NameConfig struct {
 	Resolver Resolver
 	Hosts    Hosts
+	// Network counts the changes of the host's network: what resolvers said before
+	// one, and how they fared, need not be true after it.
+	Network uint64
 }
 
 // NameSource tells the present NameConfig. It is cheap enough to be asked for

@@ -46,7 +46,7 @@ type NameWatcher struct {
 	started time.Time
 	checked atomic.Int64 // time of the last look at the files, since started
 
-	mu       sync.Mutex // guards resolver and hosts
+	mu       sync.Mutex // guards resolver and hosts, and that current is replaced
 	resolver watchedFile
 	hosts    watchedFile
 }
@@ -80,6 +80,15 @@ func (w *NameWatcher) NameConfig() *NameConfig {
 		w.reload()
 	}
 	return w.current.Load()
+}
+
+// NetworkChanged tells that the host's routes or addresses are others than before.
+func (w *NameWatcher) NetworkChanged() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	next := *w.current.Load()
+	next.Network++
+	w.current.Store(&next)
 }
 
 // Run follows the files until ctx ends, and then returns nil.

@@ -223,6 +223,17 @@ func TestSnapshotIsSharedUntilContentChanges(t *testing.T) {
 	}
 }
 
+// A change of the network is a new snapshot with the same content.
+func TestNetworkChanged(t *testing.T) {
+	w := newFiles(t).watch(false)
+	before := w.NameConfig()
+	w.NetworkChanged()
+	after := w.NameConfig()
+	if after == before || after.Network == before.Network || say(after) != say(before) {
+		t.Errorf("it says %+v, before %+v", after, before)
+	}
+}
+
 func TestUnreadableFileKeepsLastContent(t *testing.T) {
 	f := newFiles(t)
 	w := f.watch(true)
