@@ -33,7 +33,11 @@ type Dialer interface {
 // Config is what an Egress needs. Link, DNS and Machine are required.
 type Config struct {
 	Link portolan.Link
-	DNS  DNSService
+	// Former are links that the machine had before, whose gateway, resolver and host
+	// running containers still know by their addresses: these lead where the link's
+	// own do. Asked for each connection and datagram. Nil is none.
+	Former func() []portolan.Link
+	DNS    DNSService
 	// Machine takes the answers of datagrams and echo requests.
 	Machine datapath.Machine
 	// Dialer opens TCP connections, those to the host's loopback included; nil
@@ -79,6 +83,9 @@ func New(cfg Config) *Egress {
 	if cfg.Mode == nil {
 		cfg.Mode = func() portolan.Mode { return portolan.DualStack }
 	}
+	if cfg.Former == nil {
+		cfg.Former = func() []portolan.Link { return nil }
+	}
 	if cfg.AllowHost == nil {
 		cfg.AllowHost = func(portolan.Flow) error { return nil }
 	}
@@ -97,6 +104,7 @@ func (e *Egress) Close() error {
 // decide applies the table and the settings. A family that the mode has not is
 // refused as on a host that has no route for it.
 func (e *Egress) decide(flow portolan.Flow) (verdict, error) {
+	flow.Dst = netip.AddrPortFrom(e.cfg.Link.Successor(flow.Dst.Addr(), e.cfg.Former()), flow.Dst.Port())
 	v, err := decide(e.cfg.Link, flow)
 	if (v == direct || v == host) && !e.cfg.Mode().Carries(flow.Dst.Addr()) {
 		return refuse, syscall.ENETUNREACH

@@ -39,6 +39,7 @@ func (e *Egress) sendUDP(flow portolan.Flow, to netip.AddrPort, payloads [][]byt
 // sendHost sends to 127.0.0.1, or to ::1 where that is known to serve the port.
 func (e *Egress) sendHost(flow portolan.Flow, payloads [][]byte) {
 	port := flow.Dst.Port()
+	e.aliases.called(flow.Src, flow.Dst.Addr(), e.cfg.Link.Host())
 	if e.aliases.isSix(port, time.Now()) {
 		if e.udp.Send(flow.Src, netip.AddrPortFrom(loopback6, port), payloads...) == nil {
 			return
@@ -71,10 +72,13 @@ func (e *Egress) refusedUDP(source, peer netip.AddrPort, payload []byte, reason 
 }
 
 // alias is the address under which source knows peer: the host's loopback is
-// host.docker.internal in the source's family.
+// host.docker.internal in the source's family, or what source called it by.
 func (e *Egress) alias(source, peer netip.AddrPort) netip.AddrPort {
 	if !peer.Addr().IsLoopback() {
 		return peer
+	}
+	if former, ok := e.aliases.formerOf(source); ok {
+		return netip.AddrPortFrom(former, peer.Port())
 	}
 	return netip.AddrPortFrom(e.cfg.Link.Host().For(source.Addr()), peer.Port())
 }
@@ -101,16 +105,41 @@ const quoted4 = 576 - 20 - 8 - 20 - 8
 // noticed before, by ::1's refusal.
 const sixFor = time.Minute
 
-// maxAliases bounds the ports remembered.
+// maxAliases bounds what is remembered of each kind.
 const maxAliases = 1024
 
-// aliases remembers the ports of the host that only ::1 serves.
+// aliases remembers the ports of the host that only ::1 serves, and the sources
+// that call the host by an address of a former link.
 type aliases struct {
-	mu  sync.Mutex
-	six map[uint16]time.Time // guarded by mu; port to the time when it is forgotten
+	mu     sync.Mutex                    // guards what follows
+	six    map[uint16]time.Time          // port to the time when it is forgotten
+	former map[netip.AddrPort]netip.Addr // source to the address
 }
 
-func newAliases() *aliases { return &aliases{six: make(map[uint16]time.Time)} }
+func newAliases() *aliases {
+	return &aliases{six: make(map[uint16]time.Time), former: make(map[netip.AddrPort]netip.Addr)}
+}
+
+// called notes the address by which source calls the host now.
+func (a *aliases) called(source netip.AddrPort, addr netip.Addr, present portolan.Pair) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if present.Has(addr) {
+		delete(a.former, source)
+		return
+	}
+	if len(a.former) >= maxAliases {
+		clear(a.former) // each is noted again with its next datagram
+	}
+	a.former[source] = addr
+}
+
+func (a *aliases) formerOf(source netip.AddrPort) (netip.Addr, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	addr, ok := a.former[source]
+	return addr, ok
+}
 
 func (a *aliases) isSix(port uint16, now time.Time) bool {
 	a.mu.Lock()

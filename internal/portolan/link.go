@@ -63,6 +63,19 @@ func (l Link) Outside() Pair { return l.place(placeOutside) }
 // Contains reports whether addr lies on the link.
 func (l Link) Contains(addr netip.Addr) bool { return l.V4.Contains(addr) || l.V6.Contains(addr) }
 
+// Successor returns what stands in l where addr stood in one of the links before
+// it: the gateway, the resolver or the host. Any other address is returned as it is.
+func (l Link) Successor(addr netip.Addr, before []Link) netip.Addr {
+	for _, old := range before {
+		for _, place := range []func(Link) Pair{Link.Gateway, Link.DNS, Link.Host} {
+			if place(old).Has(addr) {
+				return place(l).For(addr)
+			}
+		}
+	}
+	return addr
+}
+
 // Validate says whether the fixed places fit into both subnets.
 func (l Link) Validate() error {
 	if !l.V4.IsValid() || !l.V4.Addr().Is4() || l.V4.Bits() > 24 || l.V4 != l.V4.Masked() {

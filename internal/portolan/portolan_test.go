@@ -66,3 +66,19 @@ func TestBindingJSON(t *testing.T) {
 		t.Error("sctp is accepted")
 	}
 }
+
+func TestSuccessor(t *testing.T) {
+	first := DefaultLink()
+	second := Link{V4: netip.MustParsePrefix("10.7.0.0/16"), V6: netip.MustParsePrefix("fd07::/64")}
+	now := Link{V4: netip.MustParsePrefix("192.168.66.0/24"), V6: second.V6}
+	for addr, want := range map[string]string{
+		"192.168.65.1": "192.168.66.1", "192.168.65.7": "192.168.66.7", "10.7.0.254": "192.168.66.254",
+		"fdc4:f303:9324::254": "fd07::254", "fd07::7": "fd07::7",
+		"192.168.65.3": "192.168.65.3", "192.168.65.253": "192.168.65.253", "192.168.65.99": "192.168.65.99",
+		"192.168.66.7": "192.168.66.7", "198.51.100.1": "198.51.100.1",
+	} {
+		if got := now.Successor(netip.MustParseAddr(addr), []Link{first, second}); got.String() != want {
+			t.Errorf("Successor(%s) = %s, want %s", addr, got, want)
+		}
+	}
+}
