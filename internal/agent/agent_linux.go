@@ -41,6 +41,9 @@ func Run(ctx context.Context, log *slog.Logger) error {
 	if err := guest.SetupNetwork(cfg); err != nil {
 		return err
 	}
+	if err := guest.WriteNames(cfg); err != nil {
+		return err
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -56,7 +59,7 @@ func Run(ctx context.Context, log *slog.Logger) error {
 	daemon := agentlink.NewClient(filepath.Join(profile.SharedMount, filepath.Base(cfg.Profile.AgentSocket())), log)
 	random := guest.NewRandomPorts(cfg.RandomPorts, log)
 	shims := shim.NewRegistry(shim.Config{
-		Daemon: daemon, Log: log, Published: random.Seen,
+		Daemon: daemon, Log: log, Published: random.Seen, InMesh: guest.InMesh,
 		Relay: func(ctx context.Context, client, container datapath.Conn) { relay.TCP(ctx, client, container) },
 	})
 	told := newReport(daemon)
@@ -86,6 +89,8 @@ func Run(ctx context.Context, log *slog.Logger) error {
 		return err
 	}
 	defer forwards.listeners.Close()
+	ctx, end := context.WithCancel(ctx)
+	defer end()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return shims.Serve(ctx, listener) })
 	group.Go(func() error {
@@ -100,7 +105,7 @@ func Run(ctx context.Context, log *slog.Logger) error {
 	})
 	group.Go(func() error { return supervisor.Run(ctx) })
 	group.Go(func() error {
-		return serveHost(ctx, profile.SharedMount, supervisor, random, log, forwards.routes, takeHostPorts(hostNetwork), takeSwarm(supervisor.PrepareSwarm, log))
+		return serveHost(ctx, profile.SharedMount, supervisor, random, log, forwards.routes, takeHostPorts(hostNetwork), takeSwarm(supervisor.PrepareSwarm, log), takeRenew(profile.SharedMount, end, log))
 	})
 	group.Go(func() error { return hostNetwork.Run(ctx) })
 	group.Go(func() error { return hostnet.ServeDials(ctx, profile.SharedMount, log) })

@@ -16,7 +16,8 @@
 // packets, and waits. The connection between them is the binding's life:
 //
 //	shim sends                  agent does                           answers
-//	publish, socket             asks the daemon, serves the socket   0, or 1 and the reason
+//	publish, socket             asks the daemon, serves the socket   0, or 1 and the reason;
+//	                                                                 0 for swarm's routing mesh
 //	renew, socket               serves the socket, tells the daemon  0 at once
 //	                            when it can
 //	unpublish                   closes the socket, tells the daemon  0

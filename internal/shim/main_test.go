@@ -139,13 +139,13 @@ type agent struct {
 }
 
 // startAgent serves shims on socket, and keeps d in sync.
-func startAgent(t *testing.T, socket string, d Daemon) agent {
+func startAgent(t *testing.T, socket string, d Daemon, mesh ...netip.Addr) agent {
 	t.Helper()
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "unixpacket", socket)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := NewRegistry(Config{Daemon: d, Log: logger(t),
+	r := NewRegistry(Config{Daemon: d, Log: logger(t), InMesh: func(addr netip.Addr) bool { return slices.Contains(mesh, addr) },
 		Relay: func(ctx context.Context, a, b datapath.Conn) { relay.TCP(ctx, a, b) }})
 	stop := background(t, func(ctx context.Context) {
 		if err := r.Serve(ctx, l.(*net.UnixListener)); err != nil {

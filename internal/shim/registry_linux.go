@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"time"
@@ -29,12 +30,15 @@ type Daemon interface {
 	Resync()
 }
 
-// Config is what a Registry needs, all but Published.
+// Config is what a Registry needs, all but the first two.
 type Config struct {
 	Published func() // called when the engine publishes a port, or has done so
-	Daemon    Daemon
-	Relay     forward.RelayFunc
-	Log       *slog.Logger
+	// InMesh tells the addresses of swarm's routing mesh. Nobody waits for its
+	// ports: dockerd would write a refusal into its log, and never ask again.
+	InMesh func(netip.Addr) bool
+	Daemon Daemon
+	Relay  forward.RelayFunc
+	Log    *slog.Logger
 }
 
 // Registry is the agent's side: it knows the shims and serves their sockets.
@@ -146,7 +150,10 @@ func (r *Registry) hold(ctx context.Context, conn *net.UnixConn, how verb, b por
 	rec := r.add(b)
 	local, err := serveLocal(ctx, file, b, r.cfg)
 	if err == nil && how == verbPublish {
-		if err = r.publish(ctx, rec); err != nil {
+		if err = r.publish(ctx, rec); err != nil && r.inMesh(b) {
+			err = nil // Sync goes on trying
+		}
+		if err != nil {
 			local.close()
 		}
 	}
@@ -209,6 +216,10 @@ func (r *Registry) publish(ctx context.Context, rec *record) error {
 	err := r.cfg.Daemon.Publish(ctx, rec.binding)
 	rec.synced = err == nil
 	return err
+}
+
+func (r *Registry) inMesh(b portolan.Binding) bool {
+	return r.cfg.InMesh != nil && r.cfg.InMesh(b.Container.Addr())
 }
 
 // end tells the daemon that a binding was unpublished, or else that its engine is
@@ -293,7 +304,7 @@ func (r *Registry) renew(ctx context.Context, rec *record) bool {
 	}
 	if rec.reason != err.Error() { // once is enough
 		rec.reason = err.Error()
-		r.cfg.Log.Warn("published port is not back on the host", "binding", rec.binding, "error", err)
+		r.cfg.Log.Warn("published port is not on the host", "binding", rec.binding, "error", err)
 	}
 	return false
 }

@@ -267,3 +267,22 @@ func TestSuccessorOfTheSameBinding(t *testing.T) {
 	next.end(t, syscall.SIGINT)
 	d.already(t, "unpublish "+b.String())
 }
+
+// dockerd asks but once for a port of the routing mesh, and nobody reads what it
+// is told: the port is taken, and tried again.
+func TestRefusedMeshPortIsTriedAgain(t *testing.T) {
+	checkDescriptors(t)
+	socket, d := socketPath(t), newDaemon()
+	b := portolan.Binding{Proto: portolan.TCP, Host: netip.MustParseAddrPort("0.0.0.0:80"), Container: netip.MustParseAddrPort("172.18.0.2:80")}
+	a := startAgent(t, socket, d, b.Container.Addr())
+	d.refuse(syscall.EADDRINUSE)
+	p := published(t, socket, b, nil)
+	d.want(t, "publish "+b.String())
+	background(t, a.Sync)
+	d.want(t, "renew "+b.String())
+	d.refuse(nil)
+	a.wakeSync() // instead of renewPause
+	d.want(t, "renew "+b.String())
+	p.end(t, syscall.SIGINT)
+	d.already(t, "unpublish "+b.String(), "renew "+b.String())
+}
