@@ -42,7 +42,7 @@ func Prepare(sharedDir string) error {
 	if err := setupMounts(cfg); err != nil {
 		return err
 	}
-	if err := writeNames(cfg); err != nil {
+	if err := WriteNames(cfg); err != nil {
 		return err
 	}
 	return unix.Exec(cfg.AgentPath, []string{cfg.AgentPath, "reap"}, os.Environ())

@@ -19,8 +19,9 @@ import (
 // the host's files that they stand for.
 var nameFiles = map[string]string{"resolv.conf": "/etc/resolv.conf", "hosts": "/etc/hosts"}
 
-// writeNames writes the machine's own resolver files and mounts them.
-func writeNames(cfg spec.Machine) error {
+// WriteNames writes the machine's own resolver files and mounts them. It may be
+// repeated: what is mounted then says something else.
+func WriteNames(cfg spec.Machine) error {
 	dns, host := cfg.Link.DNS(), cfg.Link.Host()
 	texts := map[string]string{
 		"resolv.conf": fmt.Sprintf("# The machine's resolver is Portolan, which follows the host's.\nnameserver %s\nnameserver %s\n", dns.V4, dns.V6),

@@ -69,8 +69,8 @@ func (n *Namespace) move(link portolan.Link) error {
 	return nil
 }
 
-// clearEnd takes from an end all that configureEnd gave it, and with its
-// addresses the kernel takes IPv4's routes. Link-local addresses stay.
+// clearEnd takes from an end all that configureEnd gave it, and its routes: the
+// kernel takes IPv4's with the addresses. Link-local addresses stay.
 func clearEnd(h *netlink.Handle, name string) error {
 	dev, err := h.LinkByName(name)
 	if err != nil {
@@ -88,7 +88,24 @@ func clearEnd(h *netlink.Handle, name string) error {
 			return fmt.Errorf("remove address %s from %s: %w", addr.IPNet, name, err)
 		}
 	}
-	index := dev.Attrs().Index
+	routes, err := h.RouteList(dev, netlink.FAMILY_V6)
+	if err != nil {
+		return fmt.Errorf("list routes of %s: %w", name, err)
+	}
+	for _, route := range routes {
+		if route.Protocol == unix.RTPROT_KERNEL {
+			continue
+		}
+		if err := h.RouteDel(&route); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("remove route %s from %s: %w", route.Dst, name, err)
+		}
+	}
+	return forgetNeighbours(h, dev)
+}
+
+// forgetNeighbours removes the entries that were fixed, and those answered for.
+func forgetNeighbours(h *netlink.Handle, dev netlink.Link) error {
+	index, name := dev.Attrs().Index, dev.Attrs().Name
 	fixed, err := h.NeighList(index, netlink.FAMILY_ALL)
 	proxied, proxyErr := h.NeighProxyList(index, netlink.FAMILY_ALL)
 	if err := errors.Join(err, proxyErr); err != nil {

@@ -1,4 +1,4 @@
-// Package spec is what a machine is told: the daemon writes it once, for the
+// Package spec is what a machine is told: the daemon writes it, for the
 // host's side to its own directory, and for the agent to the directory that host
 // and machine share. The host's side never reads the second: the machine can
 // write there. Everything of the host's side and of the machine may import it.
@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/portolan-net/portolan/internal/portolan"
 	"github.com/portolan-net/portolan/internal/profile"
@@ -43,6 +44,16 @@ type Machine struct {
 	// HostRoutes are networks that the host can reach; the engine must not
 	// choose them for its own networks.
 	HostRoutes []netip.Prefix `json:"hostRoutes"`
+	// Former are the links before this one that running containers may know.
+	Former []FormerLink `json:"former,omitempty"`
+	// Moving says that router, agent and engine have not all come to Link yet.
+	Moving bool `json:"moving,omitempty"`
+}
+
+// FormerLink is a link that the machine has left.
+type FormerLink struct {
+	Link portolan.Link `json:"link"`
+	Left time.Time     `json:"left"`
 }
 
 // fileName is Machine's file in both directories.
