@@ -181,6 +181,19 @@ func (v *openVPN) text() string {
 	return string(text)
 }
 
+// again makes the client connect anew: interface and address go, and are back as
+// soon as the server has answered.
+func (v *openVPN) again(t *testing.T) {
+	t.Helper()
+	up := func() int { return strings.Count(v.text(), "Initialization Sequence Completed") }
+	before, began := up(), time.Now()
+	if err := v.cmd.Process.Signal(syscall.SIGUSR1); err != nil {
+		t.Fatal(err)
+	}
+	stage.Eventually(t, vpnPatience, "OpenVPN has connected again", func() bool { return up() > before })
+	t.Logf("OpenVPN connected again within %s", time.Since(began))
+}
+
 // stop takes the VPN down in order, and returns when its interface is gone.
 func (v *openVPN) stop() {
 	v.t.Helper()

@@ -24,6 +24,7 @@ func TestByUser(t *testing.T) {
 
 // checkPolicyRouting: the VPN's routes are for the daemon's user alone.
 func checkPolicyRouting(t *testing.T, s *stage.Stage, c *company) {
+	before := openFlow(t, s, "before", s.Lab.Internet, lab.EmptyV6)
 	// One table of its own, as in ip-rule(8); --route-noexec leaves routes to others.
 	vpn := c.connect(t, s, "--route-noexec", "--dev", "tun9")
 	host := s.Lab.Host
@@ -51,8 +52,11 @@ func checkPolicyRouting(t *testing.T, s *stage.Stage, c *company) {
 			t.Errorf("the host's root: %s saw %s (%v), want the host %s", addr, seen, err, want)
 		}
 	}
+	inside := openFlow(t, s, "inside", s.Lab.Internet, intranetV6)
 	vpn.stop()
+	doomed{inside.container}.wantReset(t, s)
 	wantNoIntranet(t, s)
+	before.wantAlive(t) // its address was the host's own all the time
 }
 
 // firewall lets out what the daemon's user sends, and OpenVPN's own datagrams.
@@ -107,10 +111,15 @@ func checkFirewall(t *testing.T, s *stage.Stage, c *company) {
 		}
 	}
 	checkOut()
+	far := openFlow(t, s, "far", s.Lab.Internet, lab.EmptyV4)
 	vpn := c.connect(t, s)
 	wantIntranet(t, s, c)
 	checkOut()
+	far.wantAlive(t)
+	inside := openFlow(t, s, "inside", s.Lab.Internet, intranetV4)
 	vpn.stop()
+	doomed{inside.container}.wantReset(t, s)
 	wantNoIntranet(t, s)
 	checkOut()
+	far.wantAlive(t)
 }

@@ -3,13 +3,10 @@
 package vpn
 
 import (
-	"bytes"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"io"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -59,8 +56,8 @@ func TestVPN(t *testing.T) {
 
 // checkSplit: the intranet by way of the VPN, everything else as before.
 func checkSplit(t *testing.T, s *stage.Stage, c *company) {
-	near := openFlow(t, s, s.Lab.Neighbour, lab.NeighbourV4)
-	far := openFlow(t, s, s.Lab.Internet, lab.EmptyV6)
+	near := openFlow(t, s, "near", s.Lab.Neighbour, lab.NeighbourV4)
+	far := openFlow(t, s, "far", s.Lab.Internet, lab.EmptyV6)
 	wantNoIntranet(t, s)
 	c.openServer(t, s)
 	for round := range 2 { // it comes back as well as it came
@@ -75,7 +72,12 @@ func checkSplit(t *testing.T, s *stage.Stage, c *company) {
 		}
 		near.wantAlive(t)
 		far.wantAlive(t)
+		var inside doomed
+		if round == 0 {
+			inside = openDoomed(t, s)
+		}
 		vpn.stop()
+		inside.wantReset(t, s)
 		wantNoIntranet(t, s)
 		near.wantAlive(t)
 		far.wantAlive(t)
@@ -87,10 +89,14 @@ func checkSplit(t *testing.T, s *stage.Stage, c *company) {
 
 // checkFull: everything by way of the VPN, but for the host's own LAN.
 func checkFull(t *testing.T, s *stage.Stage, c *company) {
-	near := openFlow(t, s, s.Lab.Neighbour, lab.NeighbourV4)
+	near := openFlow(t, s, "near", s.Lab.Neighbour, lab.NeighbourV4)
+	before := openFlow(t, s, "before", s.Lab.Internet, lab.EmptyV6)
 	c.openServer(t, s, "--push", "redirect-gateway def1 ipv6")
+	wantSame := wantOnePort(t, s)
+	wantSame(lab.HostV4, lab.HostV6)
 	vpn := c.connect(t, s)
 	wantIntranet(t, s, c)
+	wantSame(clientV4, clientV6)
 	wantSeen := func(v4, v6 string) {
 		t.Helper()
 		for _, name := range containers() {
@@ -103,10 +109,40 @@ func checkFull(t *testing.T, s *stage.Stage, c *company) {
 	}
 	wantSeen(clientV4, clientV6)
 	near.wantAlive(t)
+	kept := openFlow(t, s, "kept", s.Lab.Internet, intranetV4)
+	vpn.again(t)
+	kept.wantAlive(t) // its address was away for a moment only
+	inside := openDoomed(t, s)
 	vpn.stop()
+	inside.wantReset(t, s)
 	wantSeen(lab.HostV4, lab.HostV6)
+	wantSame(lab.HostV4, lab.HostV6)
 	wantNoIntranet(t, s)
 	near.wantAlive(t)
+	before.wantAlive(t) // its address was the host's own all the time
+}
+
+// wantOnePort returns a check that servers on the internet see a container's
+// datagrams from these addresses, and always from the same port: its socket on the
+// host goes along.
+func wantOnePort(t *testing.T, s *stage.Stage) func(v4, v6 string) {
+	t.Helper()
+	var ports [2]uint16
+	return func(v4, v6 string) {
+		t.Helper()
+		for i, to := range []struct{ server, own, want string }{{lab.WebV4, "0.0.0.0:4242", v4}, {lab.WebV6, "[::]:4242", v6}} {
+			got := s.Exec(t, "bridged", "udp-send", hostPort(to.server, 7), "-from", to.own, "-size", "1400")
+			visitors := s.Internet.UDPEcho[i].Clients()
+			if got.Outcome != testimage.OK || len(visitors) == 0 {
+				t.Fatalf("UDP to %s, which saw %v: %+v", to.server, visitors, got)
+			}
+			last := visitors[len(visitors)-1]
+			if last.Addr().String() != to.want || ports[i] != 0 && last.Port() != ports[i] {
+				t.Errorf("UDP to %s: it saw %s, want %s and the port %d as before", to.server, last, to.want, ports[i])
+			}
+			ports[i] = last.Port()
+		}
+	}
 }
 
 // checkSmall: what is large crosses a path of 1,300 bytes.
@@ -217,6 +253,11 @@ func wantNoIntranet(t *testing.T, s *stage.Stage) {
 			if got.Outcome != testimage.NetUnreachable || got.Duration() > promptly {
 				t.Errorf("%s: dial %s: %+v, want net unreachable at once", name, addr, got)
 			}
+			for _, words := range [][]string{{"udp-send", hostPort(addr, 7)}, {"ping", addr}} {
+				if got := s.Exec(t, name, words...); got.Outcome != testimage.NetUnreachable || got.Duration() > promptly {
+					t.Errorf("%s: %v: %+v, want net unreachable at once", name, words, got)
+				}
+			}
 		}
 	}
 }
@@ -229,46 +270,4 @@ func clientOf(t *testing.T, s *stage.Stage, container, addr string) string {
 		t.Errorf("%s: get %s: %+v", container, addr, got)
 	}
 	return strings.TrimSpace(got.Body)
-}
-
-// flow is a connection of a container that echoes what the test sends.
-type flow struct{ conn net.Conn }
-
-// flowPort is where the test waits for the connection.
-const flowPort = 9100
-
-// openFlow starts a container that connects to an address of a node.
-func openFlow(t *testing.T, s *stage.Stage, node *lab.Node, addr string) flow {
-	t.Helper()
-	ln, err := node.Listen("tcp", hostPort(addr, flowPort))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	s.Serve(t, "flow-to-"+node.Name, nil, "hold", hostPort(addr, flowPort))
-	conn, err := ln.Accept() // "hold" says that it stands
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	return flow{conn}
-}
-
-// wantAlive sends over the connection and wants it back.
-func (f flow) wantAlive(t *testing.T) {
-	t.Helper()
-	sent, got := make([]byte, 64<<10), make([]byte, 64<<10)
-	_, _ = rand.Read(sent) // never fails
-	if err := f.conn.SetDeadline(time.Now().Add(followed)); err != nil {
-		t.Fatal(err)
-	}
-	wrote := make(chan error, 1)
-	go func() { // ends by the deadline
-		_, err := f.conn.Write(sent)
-		wrote <- err
-	}()
-	_, err := io.ReadFull(f.conn, got)
-	if sendErr := <-wrote; err != nil || sendErr != nil || !bytes.Equal(sent, got) {
-		t.Errorf("flow to %s: write %v, read %v, the same bytes: %v", f.conn.LocalAddr(), sendErr, err, bytes.Equal(sent, got))
-	}
 }

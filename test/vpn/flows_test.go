@@ -1,0 +1,134 @@
+package vpn
+
+import (
+	"bytes"
+	"crypto/rand"
+	"fmt"
+	"io"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/portolan-net/portolan/internal/lab"
+	"github.com/portolan-net/portolan/internal/stage"
+	"github.com/portolan-net/portolan/internal/testimage"
+)
+
+// flow is a connection of a container that echoes what the test sends.
+type flow struct {
+	container string
+	conn      net.Conn
+}
+
+// flowPort is where the test waits for the connection.
+const flowPort = 9100
+
+// openFlow starts a container that connects to an address of a node.
+func openFlow(t *testing.T, s *stage.Stage, container string, node *lab.Node, addr string) flow {
+	t.Helper()
+	ln, err := node.Listen("tcp", hostPort(addr, flowPort))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	s.Serve(t, container, nil, "hold", hostPort(addr, flowPort))
+	conn, err := ln.Accept() // "hold" says that it stands
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return flow{container, conn}
+}
+
+// wantAlive sends over the connection and wants it back.
+func (f flow) wantAlive(t *testing.T) {
+	t.Helper()
+	sent, got := make([]byte, 64<<10), make([]byte, 64<<10)
+	_, _ = rand.Read(sent) // never fails
+	if err := f.conn.SetDeadline(time.Now().Add(followed)); err != nil {
+		t.Fatal(err)
+	}
+	wrote := make(chan error, 1)
+	go func() { // ends by the deadline
+		_, err := f.conn.Write(sent)
+		wrote <- err
+	}()
+	_, err := io.ReadFull(f.conn, got)
+	if sendErr := <-wrote; err != nil || sendErr != nil || !bytes.Equal(sent, got) {
+		t.Errorf("flow to %s: write %v, read %v, the same bytes: %v", f.conn.LocalAddr(), sendErr, err, bytes.Equal(sent, got))
+	}
+}
+
+// doomed are containers with connections that end with the VPN.
+type doomed []string
+
+// openDoomed starts, for each family, one whose connection is idle, and those that
+// send and receive as much as they can.
+func openDoomed(t *testing.T, s *stage.Stage) doomed {
+	t.Helper()
+	var all doomed
+	for i, addr := range []string{intranetV4, intranetV6} {
+		idle := openFlow(t, s, fmt.Sprint("idle", i), s.Lab.Internet, addr)
+		idle.wantAlive(t)
+		all = append(all, idle.container)
+		for name, busy := range map[string]struct {
+			command []string
+			serve   func(net.Conn) error
+		}{
+			"upload": {[]string{"stream-send", hostPort(addr, flowPort), "-bytes", "1000000000000"}, func(conn net.Conn) error {
+				_, err := io.Copy(io.Discard, conn)
+				return err
+			}},
+			"download": {[]string{"stream-recv", hostPort(addr, flowPort)}, func(conn net.Conn) error {
+				_, err := io.Copy(conn, testimage.Stream())
+				return err
+			}},
+		} {
+			name = fmt.Sprint(name, i)
+			openBusy(t, s, name, addr, busy.command, busy.serve)
+			all = append(all, name)
+		}
+	}
+	return all
+}
+
+// openBusy starts a container that connects to addr, where serve keeps it busy.
+func openBusy(t *testing.T, s *stage.Stage, name, addr string, command []string, serve func(net.Conn) error) {
+	t.Helper()
+	ln, err := s.Lab.Internet.Listen("tcp", hostPort(addr, flowPort))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	s.Docker(t, append([]string{"run", "-d", "--name", name, testimage.Name}, command...)...)
+	t.Cleanup(func() { s.Docker(t, "rm", "-f", name) })
+	if err := ln.(*net.TCPListener).SetDeadline(time.Now().Add(vpnPatience)); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- serve(conn) }() // ends with the connection
+	t.Cleanup(func() {
+		conn.Close()
+		<-served // cut off, be it by the VPN or by us
+	})
+}
+
+// wantReset checks that they are told, soon.
+func (d doomed) wantReset(t *testing.T, s *stage.Stage) {
+	t.Helper()
+	began := time.Now()
+	for _, name := range d {
+		for s.Docker(t, "inspect", "-f", "{{.State.Running}}", name) == "true" && time.Since(began) < followed {
+			time.Sleep(50 * time.Millisecond)
+		}
+		logs := s.Docker(t, "logs", name)
+		if got, err := testimage.Parse([]byte(logs)); err != nil || got.Outcome != testimage.Reset && got.Ends[testimage.Reset] != 1 {
+			t.Errorf("%s: %s after the VPN went its connection has not been reset: %s", name, time.Since(began), logs)
+		}
+		s.Docker(t, "rm", "-f", name)
+	}
+}
