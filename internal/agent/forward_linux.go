@@ -10,7 +10,9 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -65,18 +67,67 @@ func (f *forwards) open(e hostservice.Endpoint) (net.Listener, error) {
 		}
 		_ = kept.Close() // somebody has removed the file, by which alone it is found
 	}
-	if err := os.Remove(e.Address); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	dir, err := openPlace(e.Address)
+	if err != nil {
 		return nil, err
 	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: e.Address, Net: "unix"})
+	defer dir.Close()
+	path := within(dir, e.Address)
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		return nil, err
 	}
 	l.SetUnlinkOnClose(false) // it outlives this agent
-	if err := errors.Join(openToAll(e.Address), f.kept.Keep(e.String(), l)); err != nil {
-		return nil, errors.Join(err, l.Close(), os.Remove(e.Address))
+	if err := errors.Join(openToAll(path), f.kept.Keep(e.String(), l)); err != nil {
+		return nil, errors.Join(err, l.Close(), os.Remove(path))
 	}
 	return l, nil
+}
+
+// machineRun holds the sockets of forwards.
+const machineRun = "/run"
+
+// openPlace opens the directory of a socket below machineRun, and makes what is
+// missing of it. No link and no mount is followed: a container for which a
+// directory is mounted may have made the one, and the others are the host's.
+func openPlace(path string) (*os.File, error) {
+	rest, ok := strings.CutPrefix(path, machineRun+"/")
+	if !ok {
+		return nil, fmt.Errorf("%s is not below %s", path, machineRun)
+	}
+	names := strings.Split(rest, "/")
+	fd, err := unix.Open(machineRun, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", machineRun, err)
+	}
+	how := unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
+	}
+	for _, name := range names[:len(names)-1] {
+		next, err := unix.Openat2(fd, name, &how)
+		if errors.Is(err, unix.ENOENT) {
+			if err = unix.Mkdirat(fd, name, 0o755); err == nil {
+				next, err = unix.Openat2(fd, name, &how)
+			}
+		}
+		_ = unix.Close(fd)
+		if errors.Is(err, unix.EXDEV) {
+			err = errors.New("it is the host's; choose another one, such as /run/host-services")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("open directory %q of %s: %w", name, path, err)
+		}
+		fd = next
+	}
+	return os.NewFile(uintptr(fd), filepath.Dir(path)), nil
+}
+
+// within is how a file is named by its directory's descriptor.
+func within(dir *os.File, path string) string {
+	return fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path))
 }
 
 // openToAll gives a socket its mode, and nothing else: a container for which the
@@ -98,10 +149,17 @@ func openToAll(path string) error {
 }
 
 func (f *forwards) gone(e hostservice.Endpoint) {
-	if e.Network == "unix" {
-		if err := errors.Join(f.kept.Drop(e.String()), os.Remove(e.Address)); err != nil {
-			f.log.Warn("remove socket", "listener", e, "err", err)
-		}
+	if e.Network != "unix" {
+		return
+	}
+	err := f.kept.Drop(e.String())
+	if dir, openErr := openPlace(e.Address); openErr != nil {
+		err = errors.Join(err, openErr)
+	} else {
+		err = errors.Join(err, os.Remove(within(dir, e.Address)), dir.Close())
+	}
+	if err != nil {
+		f.log.Warn("remove socket", "listener", e, "err", err)
 	}
 }
 
@@ -169,7 +227,7 @@ func (f *forwards) routes(mux *http.ServeMux) {
 	mux.HandleFunc("POST /v1/check", func(w http.ResponseWriter, r *http.Request) {
 		e, err := hostservice.ParseEndpoint(r.URL.Query().Get("to"))
 		if err == nil {
-			err = hostservice.MachineGuard().Check(e)
+			err = hostservice.MachineGuard().Check(r.Context(), e)
 		}
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusForbidden)

@@ -11,13 +11,13 @@ import (
 	"os"
 	"path/filepath"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/portolan-net/portolan/internal/agent"
 	"github.com/portolan-net/portolan/internal/agentlink"
 	"github.com/portolan-net/portolan/internal/api"
+	"github.com/portolan-net/portolan/internal/daemon/deputy"
 	"github.com/portolan-net/portolan/internal/datapath"
 	"github.com/portolan-net/portolan/internal/hostservice"
 	"github.com/portolan-net/portolan/internal/portolan"
@@ -35,34 +35,35 @@ type forwarding struct {
 	authSock  atomic.Pointer[string] // newer than that of agents
 	chosen    func() string          // setting sshAgent
 	allowHost func(portolan.Flow) error
-	connect   func(ctx context.Context, path string) (*os.File, error) // by the deputy
-	back      portolan.Pair                                            // the host, as the machine sees it
-	socketDir string                                                   // of listeners on the host
-	life      context.Context                                          // of connections
+	deputy    *deputy.Deputy // has what a confined daemon lacks
+	back      portolan.Pair  // the host, as the machine sees it
+	places    hostservice.Places
+	life      context.Context // of connections
 	log       *slog.Logger
 }
 
 // newForwarding makes the directory of listeners; Run of its table opens them.
 func (d *daemon) newForwarding(ctx context.Context, allowHost func(portolan.Flow) error) (*forwarding, error) {
 	log := d.Log.With("part", "forwards")
+	guard := hostservice.HostGuard(d.Profile.RunDir, os.Getenv("DOCKER_HOST"))
 	f := &forwarding{
-		guard:     hostservice.HostGuard(d.Profile.RunDir, os.Getenv("DOCKER_HOST")),
+		guard: guard, places: hostservice.Places{Dir: d.Profile.ForwardDir(), Guard: guard},
 		agents:    hostservice.ReadEnvironment(os.Getenv, os.Getuid()),
 		chosen:    func() string { return d.values.Load().SSHAgent },
-		allowHost: allowHost, connect: d.deputy.Connect, back: d.spec.Link.Host(), socketDir: d.Profile.ForwardDir(), life: ctx, log: log,
+		allowHost: allowHost, deputy: d.deputy, back: d.link().Host(), life: ctx, log: log,
 	}
 	far := agent.Far{SharedDir: d.Profile.SharedDir()}
 	f.table = &hostservice.Table{
-		File: filepath.Join(d.Profile.StateDir, "forwards.json"), Far: far, Check: f.checkHost, Write: spec.WriteFile, Log: log,
+		File: filepath.Join(d.Profile.StateDir, "forwards.json"), Places: f.places, Far: far, Check: f.checkHost, Write: spec.WriteFile, Log: log,
 		Host: &hostservice.Listeners{Open: f.open, Gone: f.gone, Log: log, Serve: func(ctx context.Context, on hostservice.Endpoint, conn datapath.Conn) {
 			f.toMachine(ctx, far, on, conn)
 		}},
 	}
-	if err := os.MkdirAll(f.socketDir, 0o700); err != nil {
+	if err := os.MkdirAll(f.places.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make directory: %w", err)
 	}
 	if err := f.table.Load(); err != nil {
-		log.Warn("forwards are lost", "err", err)
+		log.Warn("file of forwards is bad", "err", err)
 	}
 	return f, nil
 }
@@ -76,11 +77,19 @@ func (f *forwarding) open(e hostservice.Endpoint) (net.Listener, error) {
 		}
 		return l, nil
 	}
-	l, err := listenSocket(e.Address)
+	l, err := f.openSocket(e.Address)
 	if err != nil {
 		return nil, err
 	}
 	return agentlink.OwnersOnly(l, f.log), nil
+}
+
+// openSocket has a socket outside of the daemon's own directory made by the deputy.
+func (f *forwarding) openSocket(path string) (*net.UnixListener, error) {
+	if filepath.Dir(path) == f.places.Dir {
+		return listenSocket(path)
+	}
+	return f.deputy.Listen(f.life, path)
 }
 
 // bare is the system's part of an error of package net.
@@ -92,8 +101,11 @@ func bare(err error) error {
 }
 
 func (f *forwarding) gone(e hostservice.Endpoint) {
-	if e.Network == "unix" {
-		_ = os.Remove(e.Address) // closing removes it, too
+	if e.Network != "unix" || filepath.Dir(e.Address) == f.places.Dir {
+		return // closing removed it
+	}
+	if err := f.deputy.Unlisten(f.life, e.Address); err != nil {
+		f.log.Warn("remove socket", "listener", e, "err", err)
 	}
 }
 
@@ -144,7 +156,7 @@ func (f *forwarding) reach(ctx context.Context, listener string) (datapath.Conn,
 		return nil, err
 	}
 	if e == hostservice.SSHAgent {
-		conn, _, err := f.dialAgent(ctx)
+		conn, _, _, err := f.dialAgent(ctx)
 		return conn, err
 	}
 	forward, ok := f.table.Find(hostservice.Machine, e)
@@ -157,13 +169,13 @@ func (f *forwarding) reach(ctx context.Context, listener string) (datapath.Conn,
 // dial connects to something on the host. A socket that belongs to another user
 // is none of root's without capabilities: the deputy has them.
 func (f *forwarding) dial(ctx context.Context, to hostservice.Endpoint) (datapath.Conn, error) {
-	if err := f.checkHost(to); err != nil {
+	if err := f.allow(to); err != nil {
 		return nil, err
 	}
 	conn, err := hostservice.Dial(ctx, to, f.guard)
 	if errors.Is(err, os.ErrPermission) && to.Network == "unix" && os.Geteuid() == 0 {
 		var file *os.File
-		if file, err = f.connect(ctx, to.Address); err == nil {
+		if file, err = f.deputy.Connect(ctx, to.Address); err == nil {
 			conn, err = net.FileConn(file)
 			_ = file.Close()
 		}
@@ -179,54 +191,64 @@ func (f *forwarding) dial(ctx context.Context, to hostservice.Endpoint) (datapat
 }
 
 // checkHost says why no forward may lead to a place on the host.
-func (f *forwarding) checkHost(to hostservice.Endpoint) error {
+func (f *forwarding) checkHost(ctx context.Context, to hostservice.Endpoint) error {
+	if err := f.allow(to); err != nil {
+		return err
+	}
+	return f.guard.Check(ctx, to)
+}
+
+// allow asks whether the host's loopback is open, where that is meant.
+func (f *forwarding) allow(to hostservice.Endpoint) error {
 	if addr := to.AddrPort(); addr.IsValid() && (addr.Addr().IsLoopback() || addr.Addr().IsUnspecified()) {
 		return f.allowHost(portolan.Flow{Proto: portolan.TCP, Dst: addr})
 	}
-	return f.guard.Check(to)
+	return nil
 }
 
-// dialAgent tries where the user's ssh-agent may be, in order.
-func (f *forwarding) dialAgent(ctx context.Context) (datapath.Conn, []api.SSHAgentTry, error) {
+// dialAgent tries where the user's ssh-agent may be, in order, until one lists its
+// keys: a process that has stopped still accepts, and its client would wait forever.
+func (f *forwarding) dialAgent(ctx context.Context) (agent datapath.Conn, keys int, tried []api.SSHAgentTry, err error) {
 	where := f.agents
 	if newer := f.authSock.Load(); newer != nil {
 		where.AuthSock = *newer
 	}
-	tried := []api.SSHAgentTry{}
+	tried = []api.SSHAgentTry{}
 	for _, c := range where.Candidates(f.chosen()) {
-		conn, err := f.dial(ctx, hostservice.Endpoint{Network: "unix", Address: c.Path})
+		agent, keys, err = f.askAgent(ctx, c.Path)
 		if err == nil {
-			return conn, append(tried, api.SSHAgentTry{Path: c.Path, Source: c.Source}), nil
+			return agent, keys, append(tried, api.SSHAgentTry{Path: c.Path, Source: c.Source}), nil
 		}
 		tried = append(tried, api.SSHAgentTry{Path: c.Path, Source: c.Source, Error: err.Error()})
 	}
 	if f.chosen() == hostservice.NoAgent {
-		return nil, tried, fmt.Errorf("reach ssh-agent: setting %s is %s", settings.KeySSHAgent, hostservice.NoAgent)
+		return nil, 0, tried, fmt.Errorf("reach ssh-agent: setting %s is %s", settings.KeySSHAgent, hostservice.NoAgent)
 	}
-	return nil, tried, fmt.Errorf("reach ssh-agent: none of %d places has one that answers; portolan ssh-agent shows them", len(tried))
+	return nil, 0, tried, fmt.Errorf("reach ssh-agent: none of %d places has one that answers; portolan ssh-agent shows them", len(tried))
 }
 
-// agentTime bounds how long an agent may take to say how many keys it has.
-const agentTime = 2 * time.Second
+// askAgent connects to an ssh-agent that answers.
+func (f *forwarding) askAgent(ctx context.Context, path string) (agent datapath.Conn, keys int, err error) {
+	agent, err = f.dial(ctx, hostservice.Endpoint{Network: "unix", Address: path})
+	if err != nil {
+		return nil, 0, err
+	}
+	if keys, err = hostservice.CountKeys(agent); err != nil {
+		return nil, 0, errors.Join(fmt.Errorf("%s: %w", path, err), agent.Close())
+	}
+	return agent, keys, nil
+}
 
 // agentStatus is what `portolan ssh-agent` shows.
 func (f *forwarding) agentStatus(ctx context.Context) api.SSHAgent {
 	s := api.SSHAgent{Socket: hostservice.SSHAgent.Address, Closed: f.chosen() == hostservice.NoAgent}
-	conn, tried, err := f.dialAgent(ctx)
+	agent, keys, tried, err := f.dialAgent(ctx)
 	s.Tried = tried
 	if err != nil {
 		return s
 	}
-	defer conn.Close()
-	last := &s.Tried[len(tried)-1]
-	s.Path = last.Path
-	err = conn.SetDeadline(time.Now().Add(agentTime))
-	if err == nil {
-		s.Keys, err = hostservice.CountKeys(conn)
-	}
-	if err != nil {
-		last.Error = err.Error()
-	}
+	_ = agent.Close()
+	s.Path, s.Keys = tried[len(tried)-1].Path, keys
 	return s
 }
 
@@ -291,7 +313,7 @@ func (f *forwarding) request(r *http.Request) (hostservice.Forward, error) {
 	if forward.From == hostservice.Host && f.back.Has(forward.To.AddrPort().Addr()) {
 		return forward, fmt.Errorf("connect to %s: in the machine that is this host itself, by way of which %w", forward.To, hostservice.ErrLoop)
 	}
-	return forward.Place(f.socketDir)
+	return f.places.Place(forward)
 }
 
 func (f *forwarding) listAll() []api.Forward {

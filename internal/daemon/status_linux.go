@@ -39,6 +39,9 @@ func (d *daemon) status(ctx context.Context) api.Status {
 	s.Connection = d.connection()
 	s.Problems = append(s.Problems, d.settings.Snapshot().Problems...)
 	s.Problems = append(s.Problems, d.proxyProblems()...)
+	if f := d.forwarding.Load(); f != nil && f.table.Bad() != nil {
+		s.Problems = append(s.Problems, f.table.Bad().Error())
+	}
 	s.Problems = append(s.Problems, d.clashes(d.families.hostRoutes())...)
 	if ports != nil {
 		s.Ports = append(s.Ports, ports.List()...)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -21,6 +22,9 @@ const dialTimeout = 10 * time.Second
 // Dial connects to e unless g forbids it.
 func Dial(ctx context.Context, e Endpoint, g Guard) (net.Conn, error) {
 	if e.Network == "tcp" {
+		if slices.Contains(enginePorts, e.AddrPort().Port()) {
+			return nil, fmt.Errorf("connect to %s: %w", e, ErrForbidden)
+		}
 		return (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "tcp", e.Address)
 	}
 	file, err := ConnectUnix(e.Address, g)
@@ -58,9 +62,12 @@ func ConnectUnix(path string, g Guard) (*os.File, error) {
 }
 
 // Check says why no forward may lead to e, nil if one may. A socket that is not
-// there yet is judged by its name.
-func (g Guard) Check(e Endpoint) error {
-	if e.Network != "unix" {
+// there yet is judged by its name; a TCP server is asked whether it is an engine.
+func (g Guard) Check(ctx context.Context, e Endpoint) error {
+	if e.Network == "tcp" {
+		if slices.Contains(enginePorts, e.AddrPort().Port()) || isEngine(ctx, e) {
+			return fmt.Errorf("connect to %s: %w", e, ErrForbidden)
+		}
 		return nil
 	}
 	fd, err := g.open(e.Address)

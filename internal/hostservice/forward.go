@@ -8,9 +8,13 @@ import (
 	"strings"
 )
 
-// MachineDir is where sockets in the machine are: it is the machine's own, so
-// that nothing is left on the host.
-const MachineDir = "/run/host-services"
+// MachineDir is where sockets in the machine are by name only. Like all of
+// machineRun, but for what it shows of the host, it is the machine's own, so that
+// nothing is left on the host.
+const (
+	MachineDir = machineRun + "/host-services"
+	machineRun = "/run"
+)
 
 // SSHAgent is where containers find the user's ssh-agent.
 var SSHAgent = Endpoint{Network: "unix", Address: MachineDir + "/ssh-auth.sock"}
@@ -85,16 +89,21 @@ type Forward struct {
 // maxPath is sun_path of unix(7) less its terminating zero.
 const maxPath = 107
 
-var socketName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
+var socketName = regexp.MustCompile(`^[A-Za-z0-9._-]*[A-Za-z0-9_-]$`)
+
+// Places are where forwards may listen on the host.
+type Places struct {
+	Dir   string // of sockets that are only named
+	Guard Guard  // what is others' place
+}
 
 // Place checks f and puts a listener that is only a name into the directory of
-// its side; hostDir is that of the host. Listeners are local: sockets in those
-// directories, and TCP on loopback.
-func (f Forward) Place(hostDir string) (Forward, error) {
-	dir := hostDir
+// its side. Listeners are local: sockets, and TCP on loopback.
+func (p Places) Place(f Forward) (Forward, error) {
+	dir, guard := p.Dir, p.Guard
 	switch f.From {
 	case Machine:
-		dir = MachineDir
+		dir, guard = MachineDir, MachineGuard()
 	case Host:
 	default:
 		return f, fmt.Errorf("--from %q: want host or machine", f.From)
@@ -111,8 +120,13 @@ func (f Forward) Place(hostDir string) (Forward, error) {
 	if !filepath.IsAbs(f.Listen.Address) {
 		f.Listen.Address = filepath.Join(dir, f.Listen.Address)
 	}
-	if filepath.Dir(f.Listen.Address) != dir || !socketName.MatchString(filepath.Base(f.Listen.Address)) {
-		return f, fmt.Errorf("listen on %s: want a socket of letters, digits, '.', '_' and '-' in %s; unix:NAME is enough", f.Listen, dir)
+	switch {
+	case !socketName.MatchString(filepath.Base(f.Listen.Address)):
+		return f, fmt.Errorf("listen on %s: want a socket of letters, digits, '.', '_' and '-', such as unix:db.sock", f.Listen)
+	case f.From == Machine && !strings.HasPrefix(f.Listen.Address, machineRun+"/"):
+		return f, fmt.Errorf("listen on %s: want a socket below %s, which is the machine's own; unix:NAME is one in %s", f.Listen, machineRun, dir)
+	case filepath.Dir(f.Listen.Address) != dir && guard.namesMissing(f.Listen.Address):
+		return f, fmt.Errorf("listen on %s: that is a place of an engine's or of Portolan's; choose another one, such as unix:db.sock", f.Listen)
 	}
 	if len(f.Listen.Address) > maxPath {
 		return f, fmt.Errorf("listen on %s: the path is longer than %d bytes; take a shorter name", f.Listen, maxPath)

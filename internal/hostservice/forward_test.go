@@ -3,8 +3,12 @@ package hostservice
 import (
 	"bytes"
 	"encoding/json"
+	"io"
+	"net"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 func TestParseEndpoint(t *testing.T) {
@@ -29,21 +33,31 @@ func TestParseEndpoint(t *testing.T) {
 	}
 }
 
+// places are those of a profile with its sockets in /h.
+var places = Places{Dir: "/h/forward", Guard: Guard{Dirs: []string{"/h"}, Sockets: []string{"/run/docker.sock"}}}
+
 func TestPlace(t *testing.T) {
 	for _, c := range []struct{ from, listen, to, want, err string }{
 		{"machine", "unix:a.sock", "unix:/x", "unix:/run/host-services/a.sock", ""},
 		{"machine", "unix:/run/host-services/a.sock", "tcp:1.2.3.4:5", "unix:/run/host-services/a.sock", ""},
 		{"machine", "tcp:[::1]:5", "unix:/x", "tcp:[::1]:5", ""},
-		{"host", "unix:a.sock", "unix:/x", "unix:/h/a.sock", ""},
-		{"machine", "unix:/tmp/a.sock", "unix:/x", "", "/run/host-services"},
-		{"machine", "unix:/run/host-services/a/b.sock", "unix:/x", "", "/run/host-services"},
+		{"host", "unix:a.sock", "unix:/x", "unix:/h/forward/a.sock", ""},
+		{"machine", "unix:/run/postgresql/.s.PGSQL.5432", "tcp:1.2.3.4:5", "unix:/run/postgresql/.s.PGSQL.5432", ""},
+		{"machine", "unix:/tmp/a.sock", "unix:/x", "", "below /run"},
+		{"machine", "unix:/running/a.sock", "unix:/x", "", "below /run"},
+		{"machine", "unix:/run/docker.sock", "unix:/x", "", "place of an engine's"},
+		{"machine", "unix:/run/portolan/a.sock", "unix:/x", "", "place of an engine's"},
+		{"machine", "unix:/run/.host/run/containerd/a.sock", "unix:/x", "", "place of an engine's"},
 		{"machine", "unix:ssh-auth.sock", "unix:/x", "", "portolan ssh-agent use"},
 		{"machine", "unix:a b", "unix:/x", "", "letters"},
 		{"machine", "unix:" + strings.Repeat("a", 100), "unix:/x", "", "longer than 107"},
 		{"machine", "tcp:0.0.0.0:5", "unix:/x", "", "127.0.0.1"},
 		{"machine", "tcp:192.168.65.3:5", "unix:/x", "", "127.0.0.1"},
 		{"host", "tcp:0.0.0.0:5", "unix:/x", "", "127.0.0.1"},
-		{"host", "unix:/run/host-services/a.sock", "unix:/x", "", "/h"},
+		{"host", "unix:/home/me/a.sock", "unix:/x", "unix:/home/me/a.sock", ""},
+		{"host", "unix:/h/others/a.sock", "unix:/x", "", "place of an engine's"},
+		{"host", "unix:/run/docker.sock", "unix:/x", "", "place of an engine's"},
+		{"host", "unix:/", "unix:/x", "", "letters"},
 		{"host", "tcp:127.0.0.1:5", "unix:x", "", "absolute"},
 		{"", "unix:a", "unix:/x", "", "host or machine"},
 	} {
@@ -55,7 +69,7 @@ func TestPlace(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := Forward{From: Side(c.from), Listen: listen, To: to}.Place("/h")
+		got, err := places.Place(Forward{From: Side(c.from), Listen: listen, To: to})
 		switch {
 		case c.err == "" && (err != nil || got.Listen.String() != c.want):
 			t.Errorf("%v: listens on %s, %v, want %s", c, got.Listen, err, c.want)
@@ -77,8 +91,8 @@ func FuzzParseEndpoint(f *testing.F) {
 		if again, err := ParseEndpoint(e.String()); err != nil || again != e {
 			t.Errorf("%q is %v, and that is %v, %v", text, e, again, err)
 		}
-		placed, err := Forward{From: Machine, Listen: e, To: SSHAgent}.Place("/h")
-		if err == nil && e.Network == "unix" && !strings.HasPrefix(placed.Listen.Address, MachineDir+"/") {
+		placed, err := places.Place(Forward{From: Machine, Listen: e, To: SSHAgent})
+		if err == nil && e.Network == "unix" && !strings.HasPrefix(placed.Listen.Address, "/run/") {
 			t.Errorf("%q listens on %s", text, placed.Listen)
 		}
 	})
@@ -120,22 +134,88 @@ func TestCandidates(t *testing.T) {
 	}
 }
 
-// agent answers with fixed bytes.
-type agent struct {
-	bytes.Buffer
-	answer *bytes.Reader
+// asked is the question for an agent's keys.
+var asked = []byte{0, 0, 0, 1, 11}
+
+// agent answers that question with fixed bytes, and echoes what comes then.
+func agent(t *testing.T, answer string) net.Conn {
+	t.Helper()
+	conn, theirs := net.Pipe()
+	go func() {
+		defer theirs.Close()
+		question := make([]byte, len(asked))
+		if _, err := io.ReadFull(theirs, question); err != nil || !bytes.Equal(question, asked) {
+			return
+		}
+		if _, err := io.WriteString(theirs, answer); err != nil || answer == "" {
+			return
+		}
+		_, _ = io.Copy(theirs, theirs)
+	}()
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
 }
 
-func (a *agent) Read(p []byte) (int, error) { return a.answer.Read(p) }
-
 func TestCountKeys(t *testing.T) {
-	a := &agent{answer: bytes.NewReader([]byte{0, 0, 0, 5, 12, 0, 0, 0, 3, 99})}
-	if n, err := CountKeys(a); n != 3 || err != nil || !bytes.Equal(a.Bytes(), []byte{0, 0, 0, 1, 11}) {
-		t.Errorf("CountKeys = %d, %v after %v", n, err, a.Bytes())
+	for answer, want := range map[string]int{
+		"\x00\x00\x00\x08\x0c\x00\x00\x00\x03key": 3,
+		"\x00\x00\x00\x05\x0c\x00\x00\x00\x00":    0,
+		"\x00\x00\x00\x01\x05":                    0, // it is locked
+	} {
+		conn := agent(t, answer)
+		if n, err := CountKeys(conn); n != want || err != nil {
+			t.Errorf("%q: %d keys, %v; want %d", answer, n, err, want)
+		}
+		// The client that comes next finds the connection as it was.
+		got := make([]byte, 4)
+		if _, err := conn.Write([]byte("next")); err != nil {
+			t.Error(err)
+		}
+		if _, err := io.ReadFull(conn, got); err != nil || string(got) != "next" {
+			t.Errorf("%q: then comes %q, %v", answer, got, err)
+		}
 	}
-	for _, answer := range []string{"", "HTTP/1.1 400 Bad Request", "\x00\x00\x00\x01\x05"} {
-		if n, err := CountKeys(&agent{answer: bytes.NewReader([]byte(answer))}); err == nil {
+	for _, answer := range []string{"", "HTTP/1.1 400 Bad Request", "\x00\x00\x00\x01\x0c", "\x00\x10\x00\x00\x0c\x00\x00\x00\x03"} {
+		if n, err := CountKeys(agent(t, answer)); err == nil {
 			t.Errorf("%q: %d keys", answer, n)
 		}
 	}
+}
+
+// Once it has listed its keys, an agent may ask its user, who may be slow.
+func TestAgentAsksItsUser(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conn, theirs := net.Pipe()
+		go func() {
+			defer theirs.Close()
+			_, _ = io.ReadFull(theirs, make([]byte, len(asked)))
+			_, _ = theirs.Write([]byte{0, 0, 0, 5, identitiesAnswer, 0, 0, 0, 1})
+			time.Sleep(time.Minute)
+			_, _ = theirs.Write([]byte("signed"))
+		}()
+		if _, err := CountKeys(conn); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(conn); err != nil || string(got) != "signed" {
+			t.Errorf("a minute later comes %q, %v", got, err)
+		}
+		_ = conn.Close()
+	})
+}
+
+// A process that has stopped accepts, and says nothing.
+func TestSilentAgent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conn, theirs := net.Pipe()
+		defer theirs.Close()
+		go func() { _, _ = io.Copy(io.Discard, theirs) }()
+		began := time.Now()
+		if _, err := CountKeys(conn); err == nil || !strings.Contains(err.Error(), "does not answer within 5s") {
+			t.Errorf("a silent agent: %v", err)
+		}
+		if took := time.Since(began); took != AgentTime {
+			t.Errorf("it took %s", took)
+		}
+		_ = conn.Close()
+	})
 }

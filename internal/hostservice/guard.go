@@ -11,7 +11,7 @@ import (
 // ErrForbidden is what a refused target's error wraps.
 var ErrForbidden = errors.New("it rules an engine or Portolan, and containers could use it")
 
-// Guard knows the sockets that no forward may lead to.
+// Guard knows the sockets that no forward may lead to, nor take the place of.
 type Guard struct {
 	// Dirs hold nothing but such sockets, at any depth.
 	Dirs []string
@@ -57,6 +57,10 @@ func engineSockets() []string {
 
 // rulers are the programs that serve such sockets, wherever those are.
 var rulers = []string{"dockerd", "cri-dockerd", "crio", "podman", "buildkitd", "portolan", "portolan-agent"}
+
+// enginePorts are where engines listen on TCP: the registered ports of docker
+// and docker-s, the second of which asks for a certificate before it says what it is.
+var enginePorts = []uint16{2375, 2376}
 
 func isRuler(program string) bool {
 	return slices.Contains(rulers, program) || strings.HasPrefix(program, "containerd")

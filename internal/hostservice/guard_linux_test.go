@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"testing"
@@ -45,7 +47,7 @@ func TestGuard(t *testing.T) {
 		"run/a/control.sock", "home/u/docker.sock", "link", "link2", "dirlink/control.sock", "hard", "hard2",
 		"run/later.sock", "home/new/docker.sock", "dirlink/later.sock", "run/../run/a/control.sock",
 	} {
-		if err := g.Check(Endpoint{"unix", at(name)}); !errors.Is(err, ErrForbidden) {
+		if err := g.Check(t.Context(), Endpoint{"unix", at(name)}); !errors.Is(err, ErrForbidden) {
 			t.Errorf("%s: Check = %v, want a refusal", name, err)
 		}
 		if file, err := ConnectUnix(at(name), g); err == nil {
@@ -54,11 +56,11 @@ func TestGuard(t *testing.T) {
 		}
 	}
 	for _, name := range []string{"free.sock", "later.sock"} {
-		if err := g.Check(Endpoint{"unix", at(name)}); err != nil {
+		if err := g.Check(t.Context(), Endpoint{"unix", at(name)}); err != nil {
 			t.Errorf("%s: Check = %v", name, err)
 		}
 	}
-	if err := g.Check(Endpoint{"unix", at("file")}); err == nil || errors.Is(err, ErrForbidden) {
+	if err := g.Check(t.Context(), Endpoint{"unix", at("file")}); err == nil || errors.Is(err, ErrForbidden) {
 		t.Errorf("a file: Check = %v", err)
 	}
 	file, err := ConnectUnix(at("free.sock"), g)
@@ -97,5 +99,37 @@ func TestShippedGuards(t *testing.T) {
 		if isRuler(program) != rules {
 			t.Errorf("isRuler(%q) = %t", program, !rules)
 		}
+	}
+}
+
+// An engine is known on TCP by its port, and by what it says.
+func TestGuardTCP(t *testing.T) {
+	serve := func(header string) Endpoint {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/_ping" && header != "" {
+				w.Header().Set(header, "false")
+			}
+		}))
+		t.Cleanup(server.Close)
+		return Endpoint{"tcp", server.Listener.Addr().String()}
+	}
+	silent, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	var g Guard
+	for _, e := range []Endpoint{serve("Docker-Experimental"), {"tcp", "127.0.0.1:2375"}, {"tcp", "[::1]:2376"}} {
+		if err := g.Check(t.Context(), e); !errors.Is(err, ErrForbidden) {
+			t.Errorf("%s: Check = %v, want a refusal", e, err)
+		}
+	}
+	for _, e := range []Endpoint{serve(""), serve("Api-Version"), {"tcp", silent.Addr().String()}, {"tcp", "127.0.0.1:1"}} {
+		if err := g.Check(t.Context(), e); err != nil {
+			t.Errorf("%s: Check = %v", e, err)
+		}
+	}
+	if conn, err := Dial(t.Context(), Endpoint{"tcp", "127.0.0.1:2375"}, g); !errors.Is(err, ErrForbidden) {
+		t.Errorf("an engine's port is dialed: %v, %v", conn, err)
 	}
 }

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"os"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // NoAgent as the chosen path closes the ssh-agent to containers.
@@ -66,23 +69,58 @@ func (e Environment) Candidates(chosen string) []Candidate {
 	return found
 }
 
-// The two messages by which CountKeys asks; draft-ietf-sshm-ssh-agent, section 3.5.
+// The messages by which CountKeys asks; draft-ietf-sshm-ssh-agent, sections 3.1 and 3.5.
 const (
+	agentFailure      = 5
 	requestIdentities = 11
 	identitiesAnswer  = 12
 )
 
-// CountKeys asks an ssh-agent how many keys it has.
-func CountKeys(agent io.ReadWriter) (int, error) {
+// maxAnswer is what OpenSSH takes from an agent at most, in bytes.
+const maxAnswer = 256 << 10
+
+// AgentTime is how long an agent may take to list its keys, for which it asks
+// nobody. What it does then, it may ask its user about: a signature takes as long
+// as somebody looks for the hardware key.
+const AgentTime = 5 * time.Second
+
+// CountKeys asks an ssh-agent how many keys it has, and reads the whole answer, so
+// that the connection can be used as if nothing had been asked. An agent that is
+// locked has none. One that does not answer within AgentTime is an error.
+func CountKeys(agent net.Conn) (keys int, err error) {
+	if err = agent.SetDeadline(time.Now().Add(AgentTime)); err == nil {
+		keys, err = countKeys(agent)
+	}
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		err = fmt.Errorf("it accepts, but does not answer within %s", AgentTime)
+	case err == nil:
+		err = agent.SetDeadline(time.Time{})
+	}
+	if err != nil {
+		return 0, fmt.Errorf("ask for keys: %w", err)
+	}
+	return keys, nil
+}
+
+func countKeys(agent io.ReadWriter) (int, error) {
 	if _, err := agent.Write([]byte{0, 0, 0, 1, requestIdentities}); err != nil {
-		return 0, fmt.Errorf("ask for keys: %w", err)
+		return 0, err
 	}
-	var head [9]byte // length, type, number of keys
+	var head [5]byte // length of what follows, type
 	if _, err := io.ReadFull(agent, head[:]); err != nil {
-		return 0, fmt.Errorf("ask for keys: %w", err)
+		return 0, err
 	}
-	if head[4] != identitiesAnswer {
-		return 0, errors.New("ask for keys: the answer is not an ssh-agent's")
+	length, kind := binary.BigEndian.Uint32(head[:]), head[4]
+	if length == 1 && kind == agentFailure {
+		return 0, nil
 	}
-	return int(binary.BigEndian.Uint32(head[5:])), nil
+	if kind != identitiesAnswer || length < 5 || length > maxAnswer {
+		return 0, errors.New("the answer is not an ssh-agent's")
+	}
+	body := make([]byte, length-1) // number of keys, keys
+	if _, err := io.ReadFull(agent, body); err != nil {
+		return 0, err
+	}
+	return int(binary.BigEndian.Uint32(body)), nil
 }

@@ -23,17 +23,19 @@ type Far interface {
 
 // Table is the daemon's list of forwards, kept in a file.
 type Table struct {
-	File  string
-	Host  *Listeners // on the host
-	Far   Far
-	Check func(to Endpoint) error // why no forward may lead there on the host
-	Write func(path string, text []byte) error
-	Log   *slog.Logger
+	File   string
+	Places Places
+	Host   *Listeners // on the host
+	Far    Far
+	Check  func(ctx context.Context, to Endpoint) error // why no forward may lead there on the host
+	Write  func(path string, text []byte) error
+	Log    *slog.Logger
 
 	change sync.Mutex // held while a change is made true
 	mu     sync.Mutex // guards what follows
 	list   []Forward
 	failed map[Endpoint]error // listeners of the host that do not stand
+	bad    error              // what is wrong with the file
 }
 
 // ErrUnknown is what Remove's error wraps when there is no such forward.
@@ -42,27 +44,95 @@ var ErrUnknown = errors.New("no such forward; portolan forward ls lists them")
 // maxForwards keeps the list from using up the descriptors.
 const maxForwards = 100
 
-// Load reads the file; one that is not there is an empty list.
+// Load reads the file; one that is not there is an empty list. With a bad one the
+// list is what the file last held, and can't be changed, so that nothing is lost,
+// until somebody has repaired the file: Bad says so.
 func (t *Table) Load() error {
-	text, err := os.ReadFile(t.File)
+	list, err := t.read(t.File)
+	if err == nil {
+		err = t.remember(list)
+	} else {
+		err = fmt.Errorf("%w; repair or remove the file: until then the last good list is in force, and nothing can be added or removed", err)
+		list, _ = t.read(t.lastGood()) // without one there is none
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.list, t.bad = list, err
+	return err
+}
+
+// Bad says what is wrong with the file; nil for nothing.
+func (t *Table) Bad() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.bad
+}
+
+// lastGood is where the list is kept as the file last held it.
+func (t *Table) lastGood() string { return t.File + ".good" }
+
+// read reads a list from a file, of which any part that is wrong spoils the whole.
+func (t *Table) read(path string) ([]Forward, error) {
+	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return nil, nil
 	}
 	var list []Forward
 	if err == nil {
 		err = json.Unmarshal(text, &list)
 	}
-	if err != nil {
-		return fmt.Errorf("read forwards from %s: %w; none is in force until one is added, which replaces the file", t.File, err)
+	if err == nil {
+		err = t.checkAll(list)
 	}
-	t.set(list)
+	if err != nil {
+		return nil, fmt.Errorf("read forwards from %s: %w", path, err)
+	}
+	return list, nil
+}
+
+// checkAll puts the listeners of a list in their places.
+func (t *Table) checkAll(list []Forward) error {
+	if len(list) > maxForwards {
+		return fmt.Errorf("%d forwards: want %d at most", len(list), maxForwards)
+	}
+	for i, f := range list {
+		f, err := t.Places.Place(f)
+		if err == nil && slices.ContainsFunc(list[:i], f.listensAs) {
+			err = fmt.Errorf("listen on %s: another forward does", f.Listen)
+		}
+		if err == nil {
+			err = checkLoop(list[:i], f)
+		}
+		if err != nil {
+			return fmt.Errorf("forward %d: %w", i+1, err)
+		}
+		list[i] = f
+	}
 	return nil
+}
+
+// listensAs reports whether two forwards have the same listener.
+func (f Forward) listensAs(other Forward) bool {
+	return f.From == other.From && f.Listen == other.Listen
 }
 
 func (t *Table) set(list []Forward) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.list = list
+}
+
+// repaired reads the file again if it was bad, and puts it in force. It is called
+// with change held.
+func (t *Table) repaired(ctx, life context.Context) error {
+	if t.Bad() == nil {
+		return nil
+	}
+	if err := t.Load(); err != nil {
+		return err
+	}
+	t.reconcileHost(life) // what does not stand is tried again
+	return t.Far.SetListeners(ctx, t.Listens(Machine))
 }
 
 // List returns the forwards in the order in which they were added, and what is
@@ -96,7 +166,7 @@ func (t *Table) Listens(side Side) []Endpoint {
 func (t *Table) Find(side Side, listen Endpoint) (Forward, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	i := slices.IndexFunc(t.list, func(f Forward) bool { return f.From == side && f.Listen == listen })
+	i := slices.IndexFunc(t.list, Forward{From: side, Listen: listen}.listensAs)
 	if i < 0 {
 		return Forward{}, false
 	}
@@ -141,14 +211,17 @@ func (t *Table) reconcileHost(ctx context.Context) map[Endpoint]error {
 func (t *Table) Add(ctx, life context.Context, f Forward) error {
 	t.change.Lock()
 	defer t.change.Unlock()
+	if err := t.repaired(ctx, life); err != nil {
+		return err
+	}
 	if _, there := t.Find(f.From, f.Listen); there {
 		return fmt.Errorf("forward %s from the %s is there already; portolan forward rm ends it", f.Listen, f.From)
 	}
-	check := func() error { return t.Check(f.To) }
+	check := t.Check
 	if f.From == Host {
-		check = func() error { return t.Far.CheckTarget(ctx, f.To) }
+		check = t.Far.CheckTarget
 	}
-	if err := check(); err != nil {
+	if err := check(ctx, f.To); err != nil {
 		return err
 	}
 	before, _ := t.List()
@@ -176,6 +249,9 @@ func (t *Table) Add(ctx, life context.Context, f Forward) error {
 func (t *Table) Remove(ctx, life context.Context, from Side, listen Endpoint) error {
 	t.change.Lock()
 	defer t.change.Unlock()
+	if err := t.repaired(ctx, life); err != nil {
+		return err
+	}
 	f, there := t.Find(from, listen)
 	if !there {
 		return fmt.Errorf("remove %s from the %s: %w", listen, from, ErrUnknown)
@@ -199,11 +275,21 @@ func (t *Table) apply(ctx, life context.Context, f Forward) error {
 
 func (t *Table) save() error {
 	list, _ := t.List()
-	text, err := json.MarshalIndent(list, "", "  ")
-	if err != nil {
-		return fmt.Errorf("keep forwards: %w", err)
+	if err := t.write(t.File, list); err != nil {
+		return err
 	}
-	if err := t.Write(t.File, text); err != nil {
+	return t.remember(list)
+}
+
+// remember keeps a list that was good.
+func (t *Table) remember(list []Forward) error { return t.write(t.lastGood(), list) }
+
+func (t *Table) write(path string, list []Forward) error {
+	text, err := json.MarshalIndent(list, "", "  ")
+	if err == nil {
+		err = t.Write(path, text)
+	}
+	if err != nil {
 		return fmt.Errorf("keep forwards: %w", err)
 	}
 	return nil

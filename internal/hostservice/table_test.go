@@ -46,7 +46,8 @@ func newTable(t *testing.T, dir string, far Far) *Table {
 	log := slog.New(slog.DiscardHandler)
 	table := &Table{
 		File: filepath.Join(dir, "forwards.json"), Far: far, Log: log,
-		Check: func(to Endpoint) error {
+		Places: Places{Dir: dir},
+		Check: func(_ context.Context, to Endpoint) error {
 			if to.Address == "/run/docker.sock" {
 				return ErrForbidden
 			}
@@ -145,10 +146,65 @@ func TestTableTakesBack(t *testing.T) {
 	if _, err := os.Stat(table.File); err == nil {
 		t.Error("kept in the file")
 	}
-	if err := os.WriteFile(table.File, []byte("{"), 0o600); err != nil {
+}
+
+// A bad file is named, with what is wrong; the list stays as it was, and so does
+// the file, until somebody repairs it.
+func TestBadFile(t *testing.T) {
+	dir, far := t.TempDir(), &machine{}
+	ctx := t.Context()
+	kept := Forward{Machine, Endpoint{"unix", MachineDir + "/db"}, Endpoint{"unix", "/srv/db"}}
+	other := Forward{Machine, Endpoint{"unix", MachineDir + "/other"}, Endpoint{"unix", "/srv/other"}}
+	if err := newTable(t, dir, far).Add(ctx, ctx, kept); err != nil {
 		t.Fatal(err)
 	}
-	if err := table.Load(); err == nil || !strings.Contains(err.Error(), table.File) {
-		t.Errorf("a damaged file: %v", err)
+	const good = `{"from":"machine","listen":"unix:/run/host-services/db","to":"unix:/srv/db"}`
+	for text, want := range map[string]string{
+		`[`:    "unexpected end of JSON",
+		`{}`:   "cannot unmarshal",
+		`[{}]`: "forward 1: --from",
+		`[` + good + `,{"from":"here","listen":"unix:a","to":"unix:/b"}]`: "forward 2: --from \"here\"",
+		`[{"from":"machine","listen":"udp:a","to":"unix:/b"}]`:            `"udp:a": want unix:PATH`,
+		`[{"from":"machine","listen":"tcp:0.0.0.0:5","to":"unix:/b"}]`:    "127.0.0.1",
+		`[{"from":"machine","listen":"unix:/etc/a","to":"unix:/b"}]`:      "below /run",
+		`[` + good + `,` + good + `]`:                                     "forward 2: listen on unix:/run/host-services/db: another forward does",
+		`[` + strings.Repeat(good+",", maxForwards) + good + `]`:          "101 forwards: want 100 at most",
+		`[{"from":"machine","listen":"unix:a","to":"tcp:127.0.0.1:7"},{"from":"host","listen":"tcp:127.0.0.1:7","to":"unix:/run/host-services/a"}]`: "without end",
+	} {
+		table := newTable(t, t.TempDir(), far)
+		table.File = filepath.Join(dir, "forwards.json")
+		if err := os.WriteFile(table.File, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		err := table.Load()
+		if err == nil || !strings.Contains(err.Error(), table.File) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+		if list, _ := table.List(); !slices.Equal(list, []Forward{kept}) {
+			t.Errorf("%s: in force: %v", text, list)
+		}
+		if err := table.Add(ctx, ctx, other); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: added: %v", text, err)
+		}
+		if err := table.Remove(ctx, ctx, Machine, kept.Listen); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: removed: %v", text, err)
+		}
+		if now, err := os.ReadFile(table.File); err != nil || string(now) != text {
+			t.Errorf("%s: the file becomes %s, %v", text, now, err)
+		}
+	}
+	table := newTable(t, t.TempDir(), far)
+	table.File = filepath.Join(dir, "forwards.json")
+	if err := table.Load(); err == nil || !errors.Is(table.Bad(), err) {
+		t.Errorf("the bad file: %v, told: %v", err, table.Bad())
+	}
+	if err := os.WriteFile(table.File, []byte(`[`+good+`]`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := table.Add(ctx, ctx, other); err != nil || table.Bad() != nil {
+		t.Errorf("the repaired file: %v, %v", err, table.Bad())
+	}
+	if list, _ := table.List(); !slices.Equal(list, []Forward{kept, other}) || !slices.Equal(far.listeners, []Endpoint{kept.Listen, other.Listen}) {
+		t.Errorf("after the repair: %v, the machine has %v", list, far.listeners)
 	}
 }

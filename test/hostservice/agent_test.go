@@ -92,6 +92,7 @@ func TestSSHAgent(t *testing.T) {
 		}
 	})
 	first = startAgent(t, s, dir, "first")
+	t.Run("an agent that hangs", func(t *testing.T) { checkHanging(t, s, first, kept) })
 	t.Run("agent restarted", func(t *testing.T) { sees(t, s, first, kept...) })
 	second := startAgent(t, s, dir, "second")
 	t.Run("agent moved, by use", func(t *testing.T) {
@@ -134,6 +135,28 @@ func TestSSHAgent(t *testing.T) {
 		second.stop()
 		nothing.Check(t)
 	})
+}
+
+// checkHanging: an agent that has stopped still accepts, since the kernel does.
+func checkHanging(t *testing.T, s *stage.Stage, a sshAgent, kept []string) {
+	if err := a.process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	out, code := s.TryDocker(t, append(kept, "ssh-add", "-l")...)
+	if code == 0 || !strings.Contains(out, "agent") {
+		t.Errorf("ssh-add with an agent that hangs: exit code %d: %s", code, out)
+	}
+	if took := time.Since(began); took > 2*soon {
+		t.Errorf("it took %s", took)
+	}
+	if out := s.Portolan(t, "ssh-agent"); !strings.Contains(out, a.socket) || !strings.Contains(out, "does not answer within") {
+		t.Errorf("portolan ssh-agent: %s", out)
+	}
+	if err := a.process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	sees(t, s, a, kept...)
 }
 
 // checkRuledOut: what rules an engine is no ssh-agent, under no name.
@@ -258,6 +281,11 @@ func TestOrdinaryUser(t *testing.T) {
 	sees(t, s, a, kept...)
 	sees(t, s, a, run("-u", "1000:1000")...)
 	checkKills(t, s, a, kept)
+
+	t.Run("build", func(t *testing.T) {
+		s.Env = append(s.Env, "SSH_AUTH_SOCK="+a.socket)
+		checkBuild(t, s, a)
+	})
 
 	// A socket of the user's own, and one of the engine's by another name.
 	s.Portolan(t, "forward", "add", "unix:mine.sock", "unix:"+a.socket, "--from", "machine")

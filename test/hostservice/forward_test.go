@@ -91,9 +91,11 @@ func TestForwards(t *testing.T) {
 
 	s.Portolan(t, "forward", "add", "unix:db.sock", "unix:"+target, "--from", "machine")
 	s.Portolan(t, "forward", "add", "tcp:127.0.0.1:7000", "tcp:127.0.0.1:7001", "--from", "machine")
+	s.Portolan(t, "forward", "add", "unix:/run/some/deep/tcp.sock", "tcp:127.0.0.1:7001", "--from", "machine")
+	s.Portolan(t, "forward", "add", "tcp:127.0.0.1:7002", "unix:"+target, "--from", "machine")
 	begin := func() {
 		t.Helper()
-		s.Docker(t, "run", "-d", "--stop-timeout", "1", "--name", "user", "-u", "1000", "--mount", "type=bind,src="+dbSocket+",target=/db.sock", sshImage, "/bin/sleep", "1000000")
+		s.Docker(t, "run", "-d", "--stop-timeout", "1", "--name", "user", "-u", "1000", "--mount", "type=bind,src="+dbSocket+",target=/db.sock", "-v", "/run/some/deep:/deep", sshImage, "/bin/sleep", "1000000")
 		s.Docker(t, "run", "-d", "--stop-timeout", "1", "--name", "hostnet", "--network", "host", sshImage, "/bin/sleep", "1000000")
 	}
 	begin()
@@ -101,6 +103,8 @@ func TestForwards(t *testing.T) {
 		t.Helper()
 		says(t, s, "db GET /_ping HTTP/1.0", "user", "unix", "/db.sock")
 		says(t, s, "tcp GET /_ping HTTP/1.0", "hostnet", "tcp", "127.0.0.1:7000")
+		says(t, s, "tcp GET /_ping HTTP/1.0", "user", "unix", "/deep/tcp.sock")
+		says(t, s, "db GET /_ping HTTP/1.0", "hostnet", "tcp", "127.0.0.1:7002")
 	}
 	t.Run("from the machine", fromMachine)
 
@@ -108,11 +112,24 @@ func TestForwards(t *testing.T) {
 	s.Serve(t, "inside", []string{"--network", "host"}, "echo-tcp", "-addr", ":7100")
 	s.Portolan(t, "forward", "add", "tcp:127.0.0.1:7101", "tcp:127.0.0.1:7100", "--from", "host")
 	s.Portolan(t, "forward", "add", "unix:inside.sock", "tcp:127.0.0.1:7100", "--from", "host")
+	s.Docker(t, "run", "-d", "--stop-timeout", "1", "-v", "/run/made:/made", sshImage, "dial", "echo", "/made/echo.sock")
+	s.Portolan(t, "forward", "add", "tcp:127.0.0.1:7102", "unix:/run/made/echo.sock", "--from", "host")
+	anywhere := filepath.Join(s.Lab.Dir, "anywhere", "echo.sock")
+	if out, code := s.TryPortolan(t, "forward", "add", "unix:"+anywhere, "unix:/run/made/echo.sock", "--from", "host"); code != 1 || !strings.Contains(out, "no such file or directory") {
+		t.Errorf("a socket in no directory: exit code %d: %s", code, out)
+	}
+	if err := os.Mkdir(filepath.Dir(anywhere), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s.Portolan(t, "forward", "add", "unix:"+anywhere, "unix:/run/made/echo.sock", "--from", "host")
+	const count = 8
 	onHost := filepath.Join(s.RunDir, "default", "forward", "inside.sock")
 	fromHost := func(t *testing.T) {
 		t.Helper()
 		asks(t, s, "tcp", "127.0.0.1:7101", "hello")
 		asks(t, s, "unix", onHost, "hello")
+		asks(t, s, "tcp", "127.0.0.1:7102", "hello")
+		asks(t, s, "unix", anywhere, "hello")
 	}
 	t.Run("from the host", fromHost)
 	t.Run("not from the LAN", func(t *testing.T) {
@@ -124,7 +141,7 @@ func TestForwards(t *testing.T) {
 	t.Run("listed", func(t *testing.T) {
 		list := forwards(t, s)
 		want := api.Forward{From: "machine", Listen: "unix:" + dbSocket, To: "unix:" + target}
-		if len(list) != 4 || list[0] != want {
+		if len(list) != count || list[0] != want {
 			t.Errorf("listed: %+v", list)
 		}
 		if out := s.Portolan(t, "forward", "ls"); !strings.Contains(out, "unix:"+onHost) {
@@ -132,7 +149,14 @@ func TestForwards(t *testing.T) {
 		}
 	})
 	t.Run("refused", func(t *testing.T) { checkRefusals(t, s, onHost) })
-	t.Run("daemon killed", func(t *testing.T) {
+	t.Run("an engine on TCP is refused", func(t *testing.T) { checkEngineOnTCP(t, s) })
+	t.Run("daemon killed, and the file bad", func(t *testing.T) {
+		file := filepath.Join(s.StateDir, "default", "forwards.json")
+		good, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, file, `[{"from": "machine", "listen": "tcp:0.0.0.0:80"}]`)
 		pid := s.Status(t).Daemon.PID
 		kill(t, pid)
 		stage.Eventually(t, 3*soon, "another daemon listens", func() bool {
@@ -147,6 +171,19 @@ func TestForwards(t *testing.T) {
 		})
 		fromHost(t)
 		fromMachine(t)
+		wrong := file + ": forward 1: "
+		if status := s.Status(t); !strings.Contains(strings.Join(status.Problems, "\n"), wrong) {
+			t.Errorf("status does not name the bad file: %v", status.Problems)
+		}
+		if out, code := s.TryPortolan(t, "forward", "rm", "unix:db.sock", "--from", "machine"); code != 1 || !strings.Contains(out, wrong) {
+			t.Errorf("a forward is removed from a bad file: exit code %d: %s", code, out)
+		}
+		write(t, file, string(good))
+		s.Portolan(t, "forward", "add", "unix:new.sock", "tcp:127.0.0.1:7001", "--from", "machine")
+		s.Portolan(t, "forward", "rm", "unix:new.sock", "--from", "machine")
+		if status := s.Status(t); strings.Contains(strings.Join(status.Problems, "\n"), file) || len(forwards(t, s)) != count {
+			t.Errorf("the repaired file: %v, %v", status.Problems, forwards(t, s))
+		}
 	})
 	t.Run("agent killed", func(t *testing.T) {
 		pid := s.MachineProcess(t, "portolan-agent serve")
@@ -162,15 +199,28 @@ func TestForwards(t *testing.T) {
 			t.Errorf("removed twice: exit code %d: %s", code, out)
 		}
 		s.Portolan(t, "forward", "add", "unix:db.sock", "unix:"+target, "--from", "machine")
+		s.Portolan(t, "forward", "rm", "unix:"+anywhere, "--from", "host")
+		if _, err := os.Lstat(anywhere); err == nil {
+			t.Errorf("%s is left", anywhere)
+		}
+		s.Portolan(t, "forward", "add", "unix:"+anywhere, "unix:/run/made/echo.sock", "--from", "host")
+		s.Portolan(t, "forward", "rm", "unix:/run/some/deep/tcp.sock", "--from", "machine")
+		says(t, s, "dial unix /deep/tcp.sock: connect: no such file or directory", "user", "unix", "/deep/tcp.sock")
+		s.Portolan(t, "forward", "add", "unix:/run/some/deep/tcp.sock", "tcp:127.0.0.1:7001", "--from", "machine")
 	})
 	t.Run("down and up", func(t *testing.T) {
 		s.Docker(t, "rm", "-f", "user", "hostnet")
 		s.Portolan(t, "down")
-		if _, err := os.Stat(filepath.Dir(onHost)); err == nil {
-			t.Error("down leaves the sockets")
+		for _, path := range []string{filepath.Dir(onHost), anywhere} {
+			if _, err := os.Lstat(path); err == nil {
+				t.Errorf("down leaves %s", path)
+			}
 		}
 		s.Portolan(t, "up")
-		if list := forwards(t, s); len(list) != 4 {
+		if info, err := os.Lstat(anywhere); err != nil || info.Mode() != os.ModeSocket|0o600 {
+			t.Errorf("after up: %v, %v", info, err)
+		}
+		if list := forwards(t, s); len(list) != count {
 			t.Errorf("after up: %+v", list)
 		}
 		begin()
@@ -198,6 +248,7 @@ func checkRefusals(t *testing.T, s *stage.Stage, onHost string) {
 			t.Fatal(err)
 		}
 	}
+	s.Docker(t, "exec", "-u", "0", "user", "/bin/busybox", "ln", "-s", "/etc", "/deep/link")
 	const rules = "rules an engine or Portolan"
 	for _, c := range []struct {
 		from, listen, to, want string
@@ -222,7 +273,15 @@ func checkRefusals(t *testing.T, s *stage.Stage, onHost string) {
 		{"host", "tcp:127.0.0.1:7200", "tcp:192.168.65.254:7200", "without end", 1},
 		{"machine", "tcp:192.168.65.3:7200", "tcp:127.0.0.1:7001", "127.0.0.1", 1},
 		{"machine", "tcp:127.0.0.1:7200", "tcp:127.0.0.1:5399", "names of containers", 1},
-		{"machine", "unix:/etc/x.sock", "tcp:127.0.0.1:7001", "/run/host-services", 1},
+		{"machine", "tcp:127.0.0.1:7200", "tcp:127.0.0.1:2375", rules, 1},
+		{"host", "tcp:127.0.0.1:7200", "tcp:127.0.0.1:2376", rules, 1},
+		{"machine", "unix:/etc/x.sock", "tcp:127.0.0.1:7001", "below /run", 1},
+		{"machine", "unix:/run/docker/x.sock", "tcp:127.0.0.1:7001", "place of an engine's", 1},
+		{"machine", "unix:/run/systemd/x.sock", "tcp:127.0.0.1:7001", "it is the host's", 1},
+		{"machine", "unix:/run/some/deep/link/x.sock", "tcp:127.0.0.1:7001", "symbolic links", 1},
+		{"host", "unix:" + filepath.Join(run, "machine", "x.sock"), "tcp:127.0.0.1:7100", "place of an engine's", 1},
+		{"host", "unix:" + place("dirlink") + "/x.sock", "tcp:127.0.0.1:7100", "place of an engine's", 1},
+		{"host", "unix:" + place("hard.sock"), "tcp:127.0.0.1:7100", "something is there already", 1},
 		{"machine", "unix:ssh-auth.sock", "tcp:127.0.0.1:7001", "ssh-agent use", 1},
 		{"machine", "unix:db.sock", "tcp:127.0.0.1:7001", "already", 1},
 		{"machine", "db.sock", "tcp:127.0.0.1:7001", "unix:PATH", 2},
@@ -249,4 +308,36 @@ func checkRefusals(t *testing.T, s *stage.Stage, onHost string) {
 		t.Errorf("the engine answers a container: %s", out)
 	}
 	s.Portolan(t, "forward", "rm", "unix:later.sock", "--from", "machine")
+}
+
+// checkEngineOnTCP has the engine on a port that nobody knows.
+func checkEngineOnTCP(t *testing.T, s *stage.Stage) {
+	l, err := s.Lab.Host.Listen("tcp", "127.0.0.1:7300")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	engine := filepath.Join(s.RunDir, "default", "docker.sock")
+	go func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			conn, err := s.Lab.Host.Dial(t.Context(), "unix", engine)
+			if err != nil {
+				_ = client.Close()
+				continue
+			}
+			go func() { _, _ = io.Copy(conn, client) }()
+			go func() {
+				_, _ = io.Copy(client, conn)
+				_, _ = client.Close(), conn.Close()
+			}()
+		}
+	}()
+	out, code := s.TryPortolan(t, "forward", "add", "tcp:127.0.0.1:7301", "tcp:127.0.0.1:7300", "--from", "machine")
+	if code != 1 || !strings.Contains(out, "rules an engine or Portolan") {
+		t.Errorf("the engine on TCP: exit code %d: %s", code, out)
+	}
 }

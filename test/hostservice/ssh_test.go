@@ -83,6 +83,7 @@ func write(t *testing.T, path, text string) {
 // sshAgent is a running ssh-agent with one key.
 type sshAgent struct {
 	socket, key string // key is its comment
+	process     *os.Process
 	stop        func()
 }
 
@@ -106,6 +107,7 @@ func startAgent(t *testing.T, s *stage.Stage, dir, name string, as ...string) ss
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	a.process = cmd.Process
 	stopped := false
 	a.stop = func() {
 		if !stopped {

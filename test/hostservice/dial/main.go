@@ -2,6 +2,7 @@
 // line of HTTP, which engines would answer, and prints the first line that comes.
 //
 //	dial unix|tcp ADDRESS
+//	dial echo PATH             listens there, and answers each line with itself
 package main
 
 import (
@@ -19,11 +20,32 @@ import (
 const patience = 10 * time.Second
 
 func main() {
+	if os.Args[1] == "echo" {
+		fmt.Println(echo(os.Args[2]))
+		os.Exit(1)
+	}
 	answer, err := ask(os.Args[1], os.Args[2])
 	if err != nil {
 		answer = err.Error()
 	}
 	fmt.Println(strings.TrimSpace(answer))
+}
+
+func echo(path string) error {
+	l, err := new(net.ListenConfig).Listen(context.Background(), "unix", path)
+	if err != nil {
+		return err
+	}
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		go func() {
+			_, _ = io.Copy(conn, conn)
+			_ = conn.Close()
+		}()
+	}
 }
 
 func ask(network, address string) (string, error) {
