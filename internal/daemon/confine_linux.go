@@ -1,9 +1,11 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
@@ -59,6 +61,21 @@ func keptFiles(p profile.Profile) confine.Files {
 		Use:   []string{"/dev/null"},
 		Prune: []string{"/sys/fs/cgroup"}, // of a machine that has to be killed
 	}
+}
+
+// openNamesTime bounds the wait for a deputy that is busy: queries wait, too.
+const openNamesTime = time.Second
+
+// openNames opens a name file of the host. One that has become a link to a place
+// which is not kept, the deputy opens.
+func (d *daemon) openNames(ctx context.Context, path string) (*os.File, error) {
+	file, err := os.Open(path)
+	if !errors.Is(err, os.ErrPermission) {
+		return file, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, openNamesTime)
+	defer cancel()
+	return d.deputy.OpenNames(ctx, path)
 }
 
 // reachable says early what would fail later: without its capabilities root is

@@ -2,14 +2,17 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/portolan-net/portolan/internal/profile"
@@ -18,10 +21,11 @@ import (
 // families are the IP versions that the host can really use.
 type families struct{ v4, v6 bool }
 
-// hostFamilies follows them, and the host's routes.
+// hostFamilies follows them, and the host's routes and addresses.
 type hostFamilies struct {
 	families atomic.Pointer[families]
 	routes   atomic.Pointer[[]netip.Prefix]
+	addrs    atomic.Pointer[hostAddresses]
 }
 
 func (h *hostFamilies) now() families {
@@ -36,6 +40,16 @@ func (h *hostFamilies) hostRoutes() []netip.Prefix {
 		return *r
 	}
 	return nil
+}
+
+// has reports whether an address is the host's own.
+func (h *hostFamilies) has(addr netip.Addr) bool {
+	addrs := h.addrs.Load()
+	if addrs == nil {
+		return false
+	}
+	_, own := addrs.at[addr.WithZone("")]
+	return own
 }
 
 // Addresses of the internet, to which a host that uses a family has a route: a
@@ -55,6 +69,9 @@ func (h *hostFamilies) look(own profile.Profile, log *slog.Logger) {
 	if routes, err := hostRoutes(own); err == nil {
 		h.routes.Store(&routes)
 	}
+	if addrs, err := lookAtAddresses(); err == nil {
+		h.addrs.Store(&addrs)
+	}
 }
 
 // routed reports whether packets to dst would leave with a source that others
@@ -68,15 +85,29 @@ func routed(dst net.IP) bool {
 	return ok && !src.IsLinkLocalUnicast() && !src.IsLoopback()
 }
 
-// followAgain is the pause before another subscription, in which many changes at
-// once are mostly over.
-const followAgain = 200 * time.Millisecond
+// routingGroups are the kernel's news of all that can change how it sends
+// (rtnetlink(7)). An interface that goes down takes IPv4 routes along without a
+// word about them.
+func routingGroups() []uint {
+	return []uint{
+		unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
+		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE,
+	}
+}
 
-// follow looks again whenever a route or an address changes. own is the profile
-// whose connection is left out.
-func (h *hostFamilies) follow(ctx context.Context, own profile.Profile, log *slog.Logger) error {
+const (
+	// followPause gathers the changes that come together.
+	followPause = 20 * time.Millisecond
+	// followAgain is the pause before another subscription.
+	followAgain = 200 * time.Millisecond
+)
+
+// follow looks again, and then calls changed, whenever the host's interfaces,
+// addresses, routes or rules change. own is the profile whose connection is left
+// out.
+func (h *hostFamilies) follow(ctx context.Context, own profile.Profile, changed func(), log *slog.Logger) error {
 	for {
-		if err := h.followSubscribed(ctx, own, log); err != nil {
+		if err := h.followSubscribed(ctx, own, changed, log); err != nil {
 			return err
 		}
 		select {
@@ -87,30 +118,47 @@ func (h *hostFamilies) follow(ctx context.Context, own profile.Profile, log *slo
 	}
 }
 
-// followSubscribed is follow until ctx ends, or until changes were lost: thousands
-// of routes at once, a VPN's say, are more than the kernel keeps for a reader.
-func (h *hostFamilies) followSubscribed(ctx context.Context, own profile.Profile, log *slog.Logger) error {
-	routes, addrs := make(chan netlink.RouteUpdate, 64), make(chan netlink.AddrUpdate, 64)
-	done := make(chan struct{})
-	defer close(done)
-	told := func(err error) { log.Debug("watch routes", "err", err) }
-	if err := netlink.RouteSubscribeWithOptions(routes, done, netlink.RouteSubscribeOptions{ErrorCallback: told}); err != nil {
-		return fmt.Errorf("watch the host's routes: %w", err)
+// followSubscribed is follow until ctx ends, or the kernel tells no more.
+func (h *hostFamilies) followSubscribed(ctx context.Context, own profile.Profile, changed func(), log *slog.Logger) error {
+	news, err := nl.Subscribe(unix.NETLINK_ROUTE, routingGroups()...)
+	if err != nil {
+		return fmt.Errorf("watch the host's network: %w", err)
 	}
-	if err := netlink.AddrSubscribeWithOptions(addrs, done, netlink.AddrSubscribeOptions{ErrorCallback: told}); err != nil {
-		return fmt.Errorf("watch the host's addresses: %w", err)
-	}
-	for {
+	heard := make(chan struct{}, 1)
+	var hearing sync.WaitGroup
+	hearing.Go(func() { hear(news, heard, log) })
+	defer hearing.Wait()
+	defer news.Close()
+	for open := true; open; {
 		h.look(own, log)
-		var open bool
+		changed()
 		select {
 		case <-ctx.Done():
 			return nil
-		case _, open = <-routes:
-		case _, open = <-addrs:
+		case <-time.After(followPause):
 		}
-		if !open {
+		select {
+		case <-ctx.Done():
 			return nil
+		case _, open = <-heard:
+		}
+	}
+	return nil
+}
+
+// hear says that there are news, and closes heard when there will be no more. Of
+// more than the kernel keeps for a reader, a VPN's thousands of routes say, some
+// are lost, which is news, too.
+func hear(news *nl.NetlinkSocket, heard chan<- struct{}, log *slog.Logger) {
+	defer close(heard)
+	for {
+		if _, _, err := news.Receive(); err != nil && !errors.Is(err, unix.ENOBUFS) {
+			log.Debug("watch the host's network", "err", err)
+			return
+		}
+		select {
+		case heard <- struct{}{}:
+		default: // there is one to come
 		}
 	}
 }

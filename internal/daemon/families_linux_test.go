@@ -1,31 +1,40 @@
 package daemon
 
 import (
+	"context"
+	"errors"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"runtime"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"github.com/portolan-net/portolan/internal/profile"
 )
 
-// A family counts when the kernel would route it to the internet, with a source
-// that can be answered.
-func TestHostFamilies(t *testing.T) {
-	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		t.Fatal(err)
-	}
-	must := func(err error) {
+func musts(t *testing.T) func(error) {
+	return func(err error) {
 		t.Helper()
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
+}
+
+// lonelyHost puts the test's thread into a network of its own, with one interface
+// that is up.
+func lonelyHost(t *testing.T) *netlink.Veth {
+	t.Helper()
+	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+	must := musts(t)
+	must(unix.Unshare(unix.CLONE_NEWNET))
 	_ = os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("0"), 0)
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = "d0"
@@ -35,6 +44,73 @@ func TestHostFamilies(t *testing.T) {
 	must(err)
 	must(netlink.LinkSetUp(peer))
 	must(netlink.LinkSetUp(link))
+	return link
+}
+
+// What is heard of: an interface that goes down, which takes its IPv4 routes along
+// in silence, and rules.
+func TestFollowHostFamilies(t *testing.T) {
+	must := musts(t)
+	link := lonelyHost(t)
+	must(os.WriteFile("/proc/sys/net/ipv6/conf/all/disable_ipv6", []byte("1"), 0)) // nothing is said of IPv6
+	addr, err := netlink.ParseAddr("192.0.2.10/24")
+	must(err)
+	must(netlink.AddrAdd(link, addr))
+	route := &netlink.Route{LinkIndex: link.Index, Gw: net.IPv4(192, 0, 2, 1)}
+	must(netlink.RouteAdd(route))
+
+	var h hostFamilies
+	var changes atomic.Int64
+	here, err := netns.Get()
+	must(err)
+	defer here.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked
+		done <- errors.Join(netns.Set(here), h.follow(ctx, profile.Profile{}, func() { changes.Add(1) }, slog.New(slog.DiscardHandler)))
+	}()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	become := func(what string, want families) {
+		t.Helper()
+		for end := time.Now().Add(5 * time.Second); h.families.Load() == nil || h.now() != want; time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%s: %+v, want %+v", what, h.now(), want)
+			}
+		}
+	}
+	become("at first", families{v4: true})
+	if own, other := netip.MustParseAddr("192.0.2.10"), netip.MustParseAddr("192.0.2.1"); !h.has(own) || h.has(other) {
+		t.Errorf("it has %s: %v, %s: %v", own, h.has(own), other, h.has(other))
+	}
+	before := changes.Load()
+	must(netlink.LinkSetDown(link))
+	become("interface down", families{})
+	if changes.Load() == before {
+		t.Error("nobody was told")
+	}
+	must(netlink.LinkSetUp(link))
+	must(netlink.RouteAdd(route))
+	become("up again", families{v4: true})
+	time.Sleep(10 * followPause) // what comes late of all this is heard of
+	rule := netlink.NewRule()
+	rule.Family, rule.Priority, rule.Type = unix.AF_INET, 10, unix.RTN_UNREACHABLE
+	must(netlink.RuleAdd(rule))
+	become("forbidden by a rule", families{})
+	must(netlink.RuleDel(rule))
+	become("without the rule", families{v4: true})
+}
+
+// A family counts when the kernel would route it to the internet, with a source
+// that can be answered.
+func TestHostFamilies(t *testing.T) {
+	must := musts(t)
+	link := lonelyHost(t)
 	var h hostFamilies
 	expect := func(what string, want families) {
 		t.Helper()

@@ -37,7 +37,7 @@ func TestRealFilesTakeEffect(t *testing.T) {
 	replace(resolv, nameserver(answering(t, "192.0.2.1", 0)))
 	replace(hosts, "")
 	log := slog.New(slog.DiscardHandler)
-	watcher, err := system.NewNameWatcher(resolv, hosts, log)
+	watcher, err := system.NewNameWatcher(resolv, hosts, os.Open, log)
 	if err != nil {
 		t.Fatal(err)
 	}

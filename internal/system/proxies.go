@@ -2,6 +2,7 @@ package system
 
 import (
 	"net/netip"
+	"os"
 	"strings"
 )
 
@@ -155,7 +156,7 @@ func list(text string) []string {
 
 // readSmall is a file's text, nothing when it can't be read.
 func readSmall(path string) []byte {
-	text, _, err := readRegular(path)
+	text, _, err := readRegular(path, os.Open)
 	if err != nil {
 		return nil
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -42,6 +43,7 @@ const (
 // read leaves the last state in force; a missing one is empty.
 type NameWatcher struct {
 	log     *slog.Logger
+	open    func(path string) (*os.File, error)
 	current atomic.Pointer[NameConfig]
 	started time.Time
 	checked atomic.Int64 // time of the last look at the files, since started
@@ -52,9 +54,10 @@ type NameWatcher struct {
 }
 
 // NewNameWatcher reads the two files for the first time. Both paths must be
-// absolute; "" stands for ResolverFile and HostsFile.
-func NewNameWatcher(resolverFile, hostsFile string, log *slog.Logger) (*NameWatcher, error) {
-	w := &NameWatcher{log: log, started: time.Now()}
+// absolute; "" stands for ResolverFile and HostsFile. open is os.Open, or what opens
+// files that this process may not.
+func NewNameWatcher(resolverFile, hostsFile string, open func(path string) (*os.File, error), log *slog.Logger) (*NameWatcher, error) {
+	w := &NameWatcher{log: log, open: open, started: time.Now()}
 	w.resolver.path, w.hosts.path = resolverFile, hostsFile
 	if resolverFile == "" {
 		w.resolver.path = ResolverFile
@@ -166,10 +169,10 @@ func (w *NameWatcher) reload() (unsettled bool) {
 	w.checked.Store(int64(now))
 	next := *w.current.Load()
 	changed := false
-	if text, ok := w.resolver.read(now, w.log); ok {
+	if text, ok := w.resolver.read(now, w.open, w.log); ok {
 		next.Resolver, changed = ParseResolver(text), true
 	}
-	if text, ok := w.hosts.read(now, w.log); ok {
+	if text, ok := w.hosts.read(now, w.open, w.log); ok {
 		next.Hosts, changed = ParseHosts(text), true
 	}
 	if changed {

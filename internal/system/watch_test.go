@@ -53,7 +53,7 @@ func (f files) write(name, text string) {
 // watch starts a watcher. With run false only NameConfig looks at the files.
 func (f files) watch(run bool) *NameWatcher {
 	f.t.Helper()
-	w, err := NewNameWatcher(f.path("etc/resolv.conf"), f.path("etc/hosts"), slog.New(slog.DiscardHandler))
+	w, err := NewNameWatcher(f.path("etc/resolv.conf"), f.path("etc/hosts"), os.Open, slog.New(slog.DiscardHandler))
 	f.do(err)
 	if !run {
 		return w
@@ -248,7 +248,7 @@ func TestUnreadableFileKeepsLastContent(t *testing.T) {
 }
 
 func TestNewNameWatcherRefusesRelativePaths(t *testing.T) {
-	if _, err := NewNameWatcher("resolv.conf", "", slog.New(slog.DiscardHandler)); err == nil {
+	if _, err := NewNameWatcher("resolv.conf", "", os.Open, slog.New(slog.DiscardHandler)); err == nil {
 		t.Error("a relative path is accepted")
 	}
 }
@@ -267,7 +267,7 @@ func TestFakeNames(t *testing.T) {
 }
 
 func BenchmarkNameConfig(b *testing.B) {
-	w, err := NewNameWatcher("", "", slog.New(slog.DiscardHandler))
+	w, err := NewNameWatcher("", "", os.Open, slog.New(slog.DiscardHandler))
 	if err != nil {
 		b.Fatal(err)
 	}

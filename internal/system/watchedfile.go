@@ -38,8 +38,8 @@ func (f *watchedFile) stale() bool {
 
 // read returns the file's text when it differs from the last one. Problems other
 // than a missing file are logged, each once, and leave the last text in force.
-func (f *watchedFile) read(now time.Duration, log *slog.Logger) (text []byte, changed bool) {
-	text, info, err := readRegular(f.path)
+func (f *watchedFile) read(now time.Duration, open func(string) (*os.File, error), log *slog.Logger) (text []byte, changed bool) {
+	text, info, err := readRegular(f.path, open)
 	if err != nil {
 		if f.problem != err.Error() {
 			f.problem = err.Error()
@@ -67,7 +67,7 @@ func (f *watchedFile) read(now time.Duration, log *slog.Logger) (text []byte, ch
 
 // readRegular reads a regular file, and nothing from a missing one. Other kinds
 // are refused before they are opened: a FIFO would block.
-func readRegular(path string) ([]byte, fs.FileInfo, error) {
+func readRegular(path string, open func(string) (*os.File, error)) ([]byte, fs.FileInfo, error) {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, nil
@@ -78,7 +78,7 @@ func readRegular(path string) ([]byte, fs.FileInfo, error) {
 	if !info.Mode().IsRegular() {
 		return nil, nil, fmt.Errorf("read name file %s: not a regular file", path)
 	}
-	file, err := os.Open(path)
+	file, err := open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, nil
 	}
