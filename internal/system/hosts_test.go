@@ -1,6 +1,7 @@
 package system
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -60,6 +61,15 @@ func TestParseHostsNames(t *testing.T) {
 	} {
 		if got := strings.Join(h.Names(netip.MustParseAddr(c.addr)), " "); got != c.want {
 			t.Errorf("Names(%s) = %q, want %q", c.addr, got, c.want)
+		}
+	}
+}
+
+func TestHostsLines(t *testing.T) {
+	h := ParseHosts([]byte("# comment\n192.0.2.1 a b # c\n\n192.0.2.2 A\n192.0.2.1 a\nnonsense\n::1 d a"))
+	for name, want := range map[string]string{"a.": "[2 4 7]", "b": "[2]", "d": "[7]", "c": "[]", "nonsense": "[]"} {
+		if got := fmt.Sprint(h.Lines(name)); got != want {
+			t.Errorf("Lines(%q) = %s, want %s", name, got, want)
 		}
 	}
 }

@@ -34,14 +34,20 @@ type Resolver struct {
 	UseVC    bool // ask over TCP always
 	EDNS0    bool
 	TrustAD  bool
+
+	lines map[netip.AddrPort]int
 }
+
+// Line is the line of the file, from 1 on, that names a server; 0 for none.
+func (r Resolver) Line(server netip.AddrPort) int { return r.lines[server] }
 
 // ParseResolver reads the text of a resolv.conf. As in glibc a line that makes no
 // sense is passed over, and the last search or domain line counts. Beyond glibc a
 // server may name its port: [127.0.0.1]:5353, [::1]:5353 or 127.0.0.1:5353.
 func ParseResolver(text []byte) Resolver {
-	r := Resolver{NDots: defaultNDots, Timeout: defaultTimeout * time.Second, Attempts: defaultAttempts}
+	r, number := Resolver{lines: map[netip.AddrPort]int{}, NDots: defaultNDots, Timeout: defaultTimeout * time.Second, Attempts: defaultAttempts}, 0
 	for line := range strings.Lines(string(text)) {
+		number++
 		// glibc takes a comment sign in the first column only.
 		if strings.HasPrefix(line, "#") || strings.HasPrefix(line, ";") {
 			continue
@@ -52,7 +58,7 @@ func ParseResolver(text []byte) Resolver {
 		}
 		switch fields[0] {
 		case "nameserver":
-			r.addServer(fields[1])
+			r.addServer(fields[1], number)
 		case "search":
 			r.Search = searchList(fields[1:])
 		case "domain":
@@ -66,9 +72,10 @@ func ParseResolver(text []byte) Resolver {
 	return r
 }
 
-func (r *Resolver) addServer(text string) {
+func (r *Resolver) addServer(text string, line int) {
 	if server, ok := parseServer(text); ok && !slices.Contains(r.Servers, server) {
 		r.Servers = append(r.Servers, server)
+		r.lines[server] = line
 	}
 }
 

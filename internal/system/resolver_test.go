@@ -58,10 +58,21 @@ func TestParseResolver(t *testing.T) {
 			defaults(func(r *Resolver) { r.Servers = servers("192.0.2.1:53") })},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if got := ParseResolver([]byte(c.text)); !reflect.DeepEqual(got, c.want) {
+			got := ParseResolver([]byte(c.text))
+			got.lines = nil
+			if !reflect.DeepEqual(got, c.want) {
 				t.Errorf("ParseResolver(%q)\n got %+v\nwant %+v", c.text, got, c.want)
 			}
 		})
+	}
+}
+
+func TestResolverLines(t *testing.T) {
+	r := ParseResolver([]byte("# home\nnameserver 192.0.2.1\n\nsearch a\nnameserver nonsense\nnameserver ::1\nnameserver 192.0.2.1"))
+	for server, want := range map[string]int{"192.0.2.1:53": 2, "[::1]:53": 6, "192.0.2.9:53": 0} {
+		if got := r.Line(netip.MustParseAddrPort(server)); got != want {
+			t.Errorf("Line(%s) = %d, want %d", server, got, want)
+		}
 	}
 }
 
