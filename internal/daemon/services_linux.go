@@ -34,17 +34,12 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 	}
 	containers := &containers{socket: d.Profile.EngineSocket()}
 	hostNames := newHostNames(containers, d.settings.Snapshot().Values.HostNames, d.Log.With("part", "host-names"))
-	if d.told().Moving {
-		if err := router.Move(d.Profile.HelperSocket(), d.link()); err != nil {
-			return err
-		}
-	}
-	path, err := router.Attach(ctx, d.Profile.HelperSocket(), d.link(), d.Log.With("part", "router"))
+	path, err := router.Attach(ctx, d.Profile.HelperSocket(), d.spec.Link, d.Log.With("part", "router"))
 	if err != nil {
 		return err
 	}
 	resolver := dns.New(dns.Config{
-		Link: d.link(), Source: names, Filter: d.dnsFilter, Local: d.families.has, Networks: path.Networks(),
+		Link: d.spec.Link, Source: names, Filter: d.dnsFilter, Local: d.families.has, Networks: path.Networks(),
 		Log: d.Log.With("part", "dns"),
 	})
 	d.setResolver(resolver)
@@ -56,7 +51,7 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 	d.followProxies(ctx, group, policies)
 	proxies := d.newProxies(policies, resolver)
 	out := egress.New(egress.Config{
-		Link: d.link(), Former: d.formerLinks, DNS: resolver, Machine: path, Networks: path.Networks(), Log: d.Log.With("part", "egress"),
+		Link: d.spec.Link, DNS: resolver, Machine: path, Networks: path.Networks(), Log: d.Log.With("part", "egress"),
 		Mode: d.mode, Ports: system.NewOutgoing(func() system.PortRange { return d.engineConfig().RandomPorts }),
 		AllowHost: allowHost, Proxies: proxies,
 	})
@@ -69,7 +64,7 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 	proxies.join(out, link)
 	socks.join(d, path, link, hostNames)
 	publishing := publish.Config{
-		Link: d.link(), Machine: path, Log: d.Log.With("part", "publish"),
+		Link: d.spec.Link, Machine: path, Log: d.Log.With("part", "publish"),
 		Networks: link.networks, Holder: d.deputy.Holder, ListenOn: d.listenOn,
 		Relay: relay.TCP, Labels: containers.labels, Name: containers.nameOf,
 	}
@@ -83,7 +78,7 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 
 	group.Go(func() error { return d.settings.Follow(ctx, d.settingsChanged, d.Log.With("part", "settings")) })
 	group.Go(func() error {
-		return d.families.follow(ctx, d.Profile, d.networkChanged(names), d.Log.With("part", "families"))
+		return d.families.follow(ctx, d.Profile, names.NetworkChanged, d.Log.With("part", "families"))
 	})
 	group.Go(func() error { return endLost(ctx, d.Log.With("part", "addresses")) })
 	group.Go(func() error { return names.Run(ctx) })
@@ -110,8 +105,6 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 		return serveClients(ctx, users, clients.Serve, d.Log.With("part", "engine-socket"))
 	})
 	group.Go(func() error { d.certificates.Load().run(ctx); return nil })
-	group.Go(func() error { d.avoidClashes(ctx, clients.WhileQuiet); return nil })
-	group.Go(func() error { d.forgetLinks(ctx, containers); return nil })
 	group.Go(func() error { return d.watchMachine(ctx, path) })
 	group.Go(func() error { trimLogs(ctx, d.Profile.LogDir(), d.Log); return nil })
 	group.Go(func() error { added.run(ctx); return nil })

@@ -31,11 +31,13 @@ const socketFD = 3
 
 // request asks for one thing.
 type request struct {
-	ID      uint64            `json:"id"`                // returned with the answer
-	Holder  *portolan.Binding `json:"holder,omitempty"`  // who holds the port that it wants
-	Resume  *machine.Record   `json:"resume,omitempty"`  // start a helper for this machine
-	Connect string            `json:"connect,omitempty"` // connect to the unix socket at this path
-	Names   string            `json:"names,omitempty"`   // open this name file of the host
+	ID       uint64            `json:"id"`                 // returned with the answer
+	Holder   *portolan.Binding `json:"holder,omitempty"`   // who holds the port that it wants
+	Resume   *machine.Record   `json:"resume,omitempty"`   // start a helper for this machine
+	Connect  string            `json:"connect,omitempty"`  // connect to the unix socket at this path
+	Listen   string            `json:"listen,omitempty"`   // make a unix socket at this path
+	Unlisten string            `json:"unlisten,omitempty"` // remove one that was made so
+	Names    string            `json:"names,omitempty"`    // open this name file of the host
 }
 
 type answer struct {
@@ -44,7 +46,7 @@ type answer struct {
 	Record machine.Record `json:"record,omitzero"`
 	Error  string         `json:"error,omitempty"`
 
-	file *os.File // the connection or file that was asked for
+	file *os.File // the connection, listener or file that was asked for
 }
 
 // maxMessage is far more than any message has.
@@ -165,6 +167,34 @@ func (d *Deputy) Connect(ctx context.Context, path string) (*os.File, error) {
 		err = fmt.Errorf("connect to %s: the deputy sent no connection", path)
 	}
 	return a.file, err
+}
+
+// Listen makes a unix socket for a forward, anywhere. Its file is removed by
+// Unlisten, and when the deputy ends.
+func (d *Deputy) Listen(ctx context.Context, path string) (*net.UnixListener, error) {
+	a, err := d.ask(ctx, request{Listen: path})
+	if err != nil {
+		return nil, err
+	}
+	if a.file == nil {
+		return nil, fmt.Errorf("listen on %s: the deputy sent no listener", path)
+	}
+	listener, err := net.FileListener(a.file)
+	if err = errors.Join(err, a.file.Close()); err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
+	}
+	unixListener, ok := listener.(*net.UnixListener)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("listen on %s: got a %T", path, listener), listener.Close())
+	}
+	return unixListener, nil
+}
+
+// Unlisten removes the file of a socket that Listen made, unless another one has
+// taken its place.
+func (d *Deputy) Unlisten(ctx context.Context, path string) error {
+	_, err := d.ask(ctx, request{Unlisten: path})
+	return err
 }
 
 // ask sends a question and waits for its answer. Answers to earlier questions,

@@ -27,6 +27,7 @@ type duties struct {
 	holder  func(context.Context, portolan.Binding) string
 	resume  func(context.Context, machine.Record, *router.Estate) (machine.Record, error)
 	connect func(path string) (*os.File, error)
+	sockets *hostservice.Sockets
 }
 
 // Run is the process's whole life. It ends with the daemon.
@@ -56,7 +57,10 @@ func Run(ctx context.Context) error {
 		}
 	})
 	guard := hostservice.HostGuard(cfg.Profile.RunDir, os.Getenv("DOCKER_HOST"))
+	sockets := &hostservice.Sockets{Guard: guard}
+	defer sockets.Close()
 	return serve(ctx, conn, duties{
+		sockets: sockets,
 		holder: func(ctx context.Context, b portolan.Binding) string {
 			return publish.HolderOf(ctx, b, neighbours(cfg.Profile, b))
 		},
@@ -127,17 +131,14 @@ func (d duties) answer(ctx context.Context, text, rights []byte) answer {
 		defer cancel()
 		return answer{ID: q.ID, Holder: d.holder(ctx, *q.Holder)}
 	case q.Connect != "":
-		file, err := d.connect(q.Connect)
-		if err != nil {
-			return answer{ID: q.ID, Error: err.Error()}
-		}
-		return answer{ID: q.ID, file: file}
+		return answerFile(q.ID, d.connect, q.Connect)
+	case q.Listen != "":
+		return answerFile(q.ID, d.sockets.Listen, q.Listen)
 	case q.Names != "":
-		file, err := openNames(q.Names)
-		if err != nil {
-			return answer{ID: q.ID, Error: err.Error()}
-		}
-		return answer{ID: q.ID, file: file}
+		return answerFile(q.ID, openNames, q.Names)
+	case q.Unlisten != "":
+		d.sockets.Remove(q.Unlisten)
+		return answer{ID: q.ID}
 	case len(files) != estateFiles:
 		return answer{ID: q.ID, Error: fmt.Sprintf("%d descriptors came with the question, want %d", len(files), estateFiles)}
 	}
@@ -150,6 +151,15 @@ func (d duties) answer(ctx context.Context, text, rights []byte) answer {
 	return answer{ID: q.ID, Record: record}
 }
 
+// answerFile is what do makes of a path.
+func answerFile(id uint64, do func(path string) (*os.File, error), path string) answer {
+	file, err := do(path)
+	if err != nil {
+		return answer{ID: id, Error: err.Error()}
+	}
+	return answer{ID: id, file: file}
+}
+
 // estateFiles is how many descriptors a router.Estate has.
 const estateFiles = 7
 
@@ -160,13 +170,13 @@ func parseRequest(text []byte) (request, error) {
 		return q, fmt.Errorf("parse question: %w", err)
 	}
 	asked := 0
-	for _, one := range []bool{q.Holder != nil, q.Resume != nil, q.Connect != "", q.Names != ""} {
+	for _, one := range []bool{q.Holder != nil, q.Resume != nil, q.Connect != "", q.Listen != "", q.Unlisten != "", q.Names != ""} {
 		if one {
 			asked++
 		}
 	}
 	if asked != 1 {
-		return q, errors.New("parse question: want one of holder, resume, connect and names")
+		return q, errors.New("parse question: want one of holder, resume, connect, listen, unlisten and names")
 	}
 	return q, nil
 }
