@@ -115,7 +115,7 @@ func newPortolan(t testing.TB, s *stage.Stage, h host) (*dockerEngine, []*contes
 	lan.out = &way{inside, lab.NeighbourV4 + ":" + probePort, "", serve(t, neighbour, "0.0.0.0")}
 	lan.published = &way{neighbour, lab.HostV4 + ":" + outer, lab.HostV4 + ":" + web, server}
 
-	connected := contestantOf("portolan connect", "the host, and a container's own address")
+	connected := contestantOf(report.Connect, "the host, and a container's own address")
 	connected.carriers = none
 	s.Portolan(t, "connect")
 	t.Cleanup(func() { s.Portolan(t, "disconnect") })

@@ -21,6 +21,7 @@ func aims() []aim {
 		all = append(all, aim{id, "at least 0.75 of " + Forwarding, Portolan, against(Forwarding, 0.75)}, aim{id, "no peer better", Portolan, unbeaten})
 	}
 	return append(all,
+		aim{"bulk-published/1", Connect + " at least 0.60 of " + Forwarding, Connect, ratioOf(Connect, Forwarding, 0.6)},
 		aim{"requests/out-p50", "at most 1.00 of " + Pasta, Portolan, against(Pasta, 1)},
 		aim{"connects/out-8", "no peer better", Portolan, unbeaten},
 		aim{"http/rate", "at least 0.90 of " + Plain, Portolan, against(Plain, 0.9)},
@@ -55,8 +56,12 @@ func (r *Report) aims(w io.Writer) {
 }
 
 func against(other string, ratio float64) func(*Report, *Row) (string, bool) {
+	return ratioOf(Portolan, other, ratio)
+}
+
+func ratioOf(name, other string, ratio float64) func(*Report, *Row) (string, bool) {
 	return func(_ *Report, row *Row) (string, bool) {
-		got, ok := row.Ratio(Portolan, other)
+		got, ok := row.Ratio(name, other)
 		if !ok {
 			return "without " + other, false
 		}

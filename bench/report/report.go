@@ -19,6 +19,7 @@ const (
 	Plain      = "plain engine"
 	Pasta      = "pasta"
 	Portolan   = "Portolan"
+	Connect    = "portolan connect"
 )
 
 // Report is one run of the benchmarks.

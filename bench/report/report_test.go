@@ -17,7 +17,9 @@ const small = `{"taken": "2026-01-02T03:04:05Z", "seconds": 7, "quick": true, "r
   "entries": [{"name": "loopback", "samples": [40, 60, 40]}, {"name": "kernel forwarding", "samples": [20, 20, 20]},
    {"name": "pasta", "samples": [4, 5, 6]}, {"name": "Portolan", "samples": [10, 30, 15]}]},
  {"id": "requests/out-p50", "group": "Requests", "title": "p50", "unit": "us", "less": true,
-  "entries": [{"name": "pasta", "samples": [50, 90, 60]}, {"name": "Portolan", "samples": [80, 85, 120]}]}]}`
+  "entries": [{"name": "pasta", "samples": [50, 90, 60]}, {"name": "Portolan", "samples": [80, 85, 120]}]},
+ {"id": "bulk-published/1", "group": "Bulk, published", "title": "1 flow", "unit": "Gbit/s", "limit": {"of": "loopback", "factor": 0.5},
+  "entries": [{"name": "kernel forwarding", "samples": [20, 20, 20]}, {"name": "portolan connect", "samples": [11, 13, 14]}]}]}`
 
 // load writes results to a file and reads them as the program does.
 func load(t *testing.T) *Report {
@@ -53,6 +55,7 @@ func TestMarkdown(t *testing.T) {
 		"![Bulk, out](charts/bulk-out.svg)",
 		"| Bulk, out, 1 flow | at least 0.75 of kernel forwarding | 0.75 | met |",
 		"| Bulk, out, 1 flow | no peer better | 2.50 of pasta | met |",
+		"| Bulk, published, 1 flow | portolan connect at least 0.60 of kernel forwarding | 0.65 | met |",
 		"| Requests, p50 | at most 1.00 of pasta | 1.60 | missed |",
 		"| Portolan | 15.0 (10.0–30.0) |",
 		"| *wins* | Portolan |",
