@@ -71,26 +71,40 @@ func (g *global) connectCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			offer, err := client.New(p).ConnectOffer(cmd.Context())
-			if err != nil {
-				return err
-			}
-			connection, err := g.Platform.Connect(cmd.Context(), p, uid, offer)
-			if err != nil {
-				return fmt.Errorf("connect: %w", err)
-			}
-			for _, refused := range connection.Refused {
-				g.warnf("not connected to %s", refused)
-			}
-			if g.json {
-				return g.printJSON(connection)
-			}
-			g.printf("connected: %s\nend it with: %s\n", describeConnection(connection), g.command("disconnect"))
-			return nil
+			return g.connect(cmd.Context(), p, uid)
 		},
 	}
 	ownerFlag(cmd, &owner)
 	return cmd
+}
+
+// connect connects the host to a machine, unless it is connected.
+func (g *global) connect(ctx context.Context, p profile.Profile, uid int) error {
+	daemon := client.New(p)
+	offer, err := daemon.ConnectOffer(ctx)
+	if err != nil {
+		return err
+	}
+	status, err := daemon.Status(ctx)
+	if err != nil {
+		return err
+	}
+	said, connection := "connected already", status.Connection
+	if connection == nil {
+		made, err := g.Platform.Connect(ctx, p, uid, offer)
+		if err != nil {
+			return fmt.Errorf("connect: %w", err)
+		}
+		said, connection = "connected", &made
+	}
+	for _, refused := range connection.Refused {
+		g.warnf("not connected to %s", refused)
+	}
+	if g.json {
+		return g.printJSON(connection)
+	}
+	g.printf("%s: %s\nend it with: %s\n", said, describeConnection(*connection), g.command("disconnect"))
+	return nil
 }
 
 func ownerFlag(cmd *cobra.Command, owner *string) {

@@ -41,9 +41,11 @@ func Find(p profile.Profile) (index int, name string, err error) {
 }
 
 // HostRoutes lists the networks that the host has routes to, those through the
-// interface named by index first, and then all others.
+// interface named by index first, and then all others, in whichever table: rules
+// (ip rule) that lead to one may come at any time. The local table repeats what
+// the others say.
 func HostRoutes(index int) (own []netip.Prefix, others []Route, err error) {
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
 	if err != nil {
 		return nil, nil, fmt.Errorf("list the host's routes: %w", err)
 	}
@@ -51,18 +53,28 @@ func HostRoutes(index int) (own []netip.Prefix, others []Route, err error) {
 	for _, route := range routes {
 		prefix, ok := destination(route)
 		switch {
-		case !ok:
+		case !ok || route.Table == unix.RT_TABLE_LOCAL:
 		case index != 0 && route.LinkIndex == index:
-			own = append(own, prefix)
+			if route.Table == unix.RT_TABLE_MAIN { // a copy elsewhere is somebody's who copies all
+				own = append(own, prefix)
+			}
 		default:
 			if _, known := names[route.LinkIndex]; !known {
 				names[route.LinkIndex] = interfaceName(route.LinkIndex)
 			}
-			others = append(others, Route{prefix, names[route.LinkIndex]})
+			others = append(others, Route{Prefix: prefix, Interface: names[route.LinkIndex], Table: otherTable(route.Table)})
 		}
 	}
 	slices.SortFunc(own, netip.Prefix.Compare)
 	return slices.Compact(own), others, nil
+}
+
+// otherTable is 0 for the table that a host without rules of its own uses.
+func otherTable(table int) int {
+	if table == unix.RT_TABLE_MAIN {
+		return 0
+	}
+	return table
 }
 
 func destination(route netlink.Route) (netip.Prefix, bool) {

@@ -10,6 +10,16 @@ import (
 type Route struct {
 	Prefix    netip.Prefix
 	Interface string
+	Table     int // 0 for the main one
+}
+
+// String names it as people look for it: ip route show table 100.
+func (r Route) String() string {
+	text := fmt.Sprintf("%s on %s", r.Prefix, r.Interface)
+	if r.Table != 0 {
+		text += fmt.Sprintf(" in table %d", r.Table)
+	}
+	return text
 }
 
 // Refusal is a network of the machine that the host can't be connected to.
@@ -30,7 +40,7 @@ func Plan(networks []netip.Prefix, host []Route) (use []netip.Prefix, refused []
 		i := slices.IndexFunc(host, func(r Route) bool { return !covers(r.Prefix) && r.Prefix.Overlaps(network) })
 		switch {
 		case i >= 0:
-			refused = append(refused, Refusal{network, fmt.Sprintf("this host has a route to %s on %s", host[i].Prefix, host[i].Interface)})
+			refused = append(refused, Refusal{network, fmt.Sprintf("this host has a route to %s", host[i])})
 		case !private(network):
 			refused = append(refused, Refusal{network, "it is no private network (RFC 1918, RFC 4193, 100.64.0.0/10)"})
 		default:

@@ -3,6 +3,7 @@ package connect
 import (
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -11,12 +12,13 @@ func TestPlan(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		network string
-		host    string // PREFIX on INTERFACE, or nothing
+		host    string // PREFIX on INTERFACE, or PREFIX on INTERFACE/table N, or nothing
 		refused string // a part of why; "" when it is used
 	}{
 		{"alone", "172.17.0.0/16", "", ""},
 		{"beside", "172.17.0.0/16", "172.18.0.0/16 on br0", ""},
 		{"the same", "172.17.0.0/16", "172.17.0.0/16 on docker0", "172.17.0.0/16 on docker0"},
+		{"by a table of rules' own", "172.17.0.0/16", "172.17.0.0/16 on tun0/table 100", "172.17.0.0/16 on tun0 in table 100"},
 		{"a part of it", "172.17.0.0/16", "172.17.5.0/24 on tun0", "172.17.5.0/24 on tun0"},
 		{"inside a wider one", "172.17.0.0/16", "172.16.0.0/12 on tun0", "172.16.0.0/12 on tun0"},
 		{"a whole class", "10.5.0.0/16", "10.0.0.0/8 on tun0", "10.0.0.0/8 on tun0"},
@@ -33,7 +35,9 @@ func TestPlan(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			var host []Route
 			if prefix, name, found := strings.Cut(c.host, " on "); found {
-				host = []Route{{netip.MustParsePrefix(prefix), name}}
+				name, table, _ := strings.Cut(name, "/table ")
+				number, _ := strconv.Atoi(table) // 0 for none
+				host = []Route{{Prefix: netip.MustParsePrefix(prefix), Interface: name, Table: number}}
 			}
 			network := netip.MustParsePrefix(c.network)
 			use, refused := Plan([]netip.Prefix{network}, host)
