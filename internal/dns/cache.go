@@ -86,6 +86,7 @@ type hit struct {
 	answer []byte
 	from   netip.AddrPort // the resolver that gave it
 	age    time.Duration
+	left   time.Duration // until it is forgotten
 }
 
 // lookup returns the answer to q under config, if there is one.
@@ -107,7 +108,7 @@ func (c *cache) lookup(q *query, config *system.NameConfig, now time.Time) (hit,
 	}
 	c.recent.MoveToFront(element)
 	age := now.Sub(e.stored)
-	return hit{answer: e.forClient(q, age), from: e.from, age: age}, true
+	return hit{answer: e.forClient(q, age), from: e.from, age: age, left: e.expires.Sub(now)}, true
 }
 
 // store keeps an answer that from gave to q under config, if it may be kept.

@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,8 @@ import (
 	"time"
 
 	miekg "github.com/miekg/dns"
+
+	"github.com/portolan-net/portolan/internal/system"
 )
 
 // Source says who knew an answer.
@@ -31,7 +34,10 @@ type finding struct {
 	source Source
 	server netip.AddrPort // of FromCache and FromResolver: who gave it
 	age    time.Duration  // of FromCache
+	left   time.Duration  // of FromCache: until it is forgotten
 	err    error          // of FromNobody
+
+	completed string // the name that a short one stood for
 }
 
 // Explanation is how a name is answered at this moment.
@@ -41,11 +47,15 @@ type Explanation struct {
 	Hidden  []string // what the filter took out of it, or changed
 	Source  Source
 	Server  netip.AddrPort // the resolver of the host that gave it; not valid for others
+	Lines   []int          // of the file that names Server, or of the hosts file
 	Age     time.Duration  // how long it has been in the cache
-	Took    time.Duration
-	Error   string           // why nobody answers
-	Servers []netip.AddrPort // the host's resolvers, in their order
-	Search  []string         // the host's search domains, applied to short names
+	Left    time.Duration  // how long it stays there
+	// Completed is the name that a short one stood for, with one of Search.
+	Completed string
+	Took      time.Duration
+	Error     string           // why nobody answers
+	Servers   []netip.AddrPort // the host's resolvers, in their order
+	Search    []string         // the host's search domains, applied to short names
 }
 
 // Explain answers a query as a container's would be, and says how. qtype is a
@@ -72,15 +82,29 @@ func (s *Server) Explain(ctx context.Context, name, qtype string) (Explanation, 
 	if found.answer[2]&flagTC != 0 {
 		found = s.findAs(ctx, q, overTCP)
 	}
-	resolver := s.source.NameConfig().Resolver
+	names := s.source.NameConfig()
 	e := Explanation{
-		Source: found.source, Server: found.server, Age: found.age, Took: time.Since(began),
-		Servers: resolver.Servers, Search: resolver.Search,
+		Source: found.source, Server: found.server, Lines: linesOf(found, q, names),
+		Age: found.age, Left: found.left, Took: time.Since(began), Completed: found.completed,
+		Servers: names.Resolver.Servers, Search: names.Resolver.Search,
 	}
 	if found.err != nil {
 		e.Error = found.err.Error()
 	}
 	return e, e.read(found.answer, hide(found.answer, q))
+}
+
+// linesOf are the lines of the host's files that a finding is due to.
+func linesOf(f finding, q *query, names *system.NameConfig) []int {
+	switch f.source {
+	case FromHosts:
+		return names.Hosts.Lines(cmp.Or(f.completed, q.name))
+	case FromCache, FromResolver:
+		if line := names.Resolver.Line(f.server); line > 0 {
+			return []int{line}
+		}
+	}
+	return nil
 }
 
 // find waits for the one finding of resolve.

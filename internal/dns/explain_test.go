@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	miekg "github.com/miekg/dns"
 
@@ -24,7 +25,8 @@ func TestExplain(t *testing.T) {
 		return [][]byte{addressAnswer(query, "192.0.2.1")}
 	})
 	cfg := resolverConfig(upstream)
-	cfg.Hosts = system.ParseHosts([]byte("203.0.113.9 printer\n"))
+	cfg.Resolver = system.ParseResolver(fmt.Appendf(nil, "# home\nnameserver [%s]:%d\nsearch home.example\n", upstream.addr.Addr(), upstream.addr.Port()))
+	cfg.Hosts = system.ParseHosts([]byte("# home\n\n203.0.113.9 printer scanner.home.example\n"))
 	s := runServer(t, Config{}, cfg)
 	s.cache.hostOwn = func(netip.Addr) bool { return false }
 	for _, c := range []struct {
@@ -33,19 +35,26 @@ func TestExplain(t *testing.T) {
 	}{
 		{"host.docker.internal", "A", Explanation{Rcode: "NOERROR", Source: FromPortolan, Records: []string{"host.docker.internal. 0 IN A 192.168.65.254"}}},
 		{"web.portolan.internal", "A", Explanation{Rcode: "NXDOMAIN", Source: FromPortolan}},
-		{"webportolan.internal", "A", Explanation{Rcode: "NOERROR", Source: FromResolver, Server: upstream.addr, Records: []string{"webportolan.internal. 60 IN A 192.0.2.1"}}},
-		{"printer", "a", Explanation{Rcode: "NOERROR", Source: FromHosts, Records: []string{"printer. 0 IN A 203.0.113.9"}}},
-		{"www.example", "A", Explanation{Rcode: "NOERROR", Source: FromResolver, Server: upstream.addr, Records: []string{"www.example. 60 IN A 192.0.2.1"}}},
-		{"www.example", "A", Explanation{Rcode: "NOERROR", Source: FromCache, Server: upstream.addr, Records: []string{"www.example. 60 IN A 192.0.2.1"}}},
-		{"nobody.example.", "TYPE65280", Explanation{Rcode: "NXDOMAIN", Source: FromResolver, Server: upstream.addr}},
-		{"long.example", "A", Explanation{Rcode: "NOERROR", Source: FromResolver, Server: upstream.addr, Records: []string{"long.example. 60 IN A 192.0.2.1"}}},
+		{"webportolan.internal", "A", Explanation{Rcode: "NOERROR", Source: FromResolver, Server: upstream.addr, Lines: []int{2}, Records: []string{"webportolan.internal. 60 IN A 192.0.2.1"}}},
+		{"printer", "a", Explanation{Rcode: "NOERROR", Source: FromHosts, Lines: []int{3}, Records: []string{"printer. 0 IN A 203.0.113.9"}}},
+		{"www.example", "A", Explanation{Rcode: "NOERROR", Source: FromResolver, Server: upstream.addr, Lines: []int{2}, Records: []string{"www.example. 60 IN A 192.0.2.1"}}},
+		{"www.example", "A", Explanation{Rcode: "NOERROR", Source: FromCache, Server: upstream.addr, Lines: []int{2}, Records: []string{"www.example. 60 IN A 192.0.2.1"}}},
+		{"wiki", "A", Explanation{Rcode: "NOERROR", Source: FromResolver, Server: upstream.addr, Lines: []int{2}, Completed: "wiki.home.example.",
+			Records: []string{"wiki. 60 IN CNAME wiki.home.example.", "wiki.home.example. 60 IN A 192.0.2.1"}}},
+		{"scanner", "A", Explanation{Rcode: "NOERROR", Source: FromHosts, Lines: []int{3}, Completed: "scanner.home.example.",
+			Records: []string{"scanner. 0 IN CNAME scanner.home.example.", "scanner.home.example. 0 IN A 203.0.113.9"}}},
+		{"nobody.example.", "TYPE65280", Explanation{Rcode: "NXDOMAIN", Source: FromResolver, Server: upstream.addr, Lines: []int{2}}},
+		{"long.example", "A", Explanation{Rcode: "NOERROR", Source: FromResolver, Server: upstream.addr, Lines: []int{2}, Records: []string{"long.example. 60 IN A 192.0.2.1"}}},
 	} {
 		got, err := s.Explain(t.Context(), c.name, c.qtype)
 		if err != nil {
 			t.Fatalf("%s %s: %v", c.name, c.qtype, err)
 		}
-		c.want.Servers = cfg.Resolver.Servers
-		got.Took, got.Age = 0, 0
+		c.want.Servers, c.want.Search = cfg.Resolver.Servers, cfg.Resolver.Search
+		if kept := got.Age + got.Left; c.want.Source == FromCache != (kept == 60*time.Second) {
+			t.Errorf("%s %s, from %s, has been in the cache for %s and stays for %s", c.name, c.qtype, got.Source, got.Age, got.Left)
+		}
+		got.Took, got.Age, got.Left = 0, 0, 0
 		if got, want := fmt.Sprintf("%+v", got), fmt.Sprintf("%+v", c.want); got != want { // no matter whether nil or empty
 			t.Errorf("%s %s is %s, want %s", c.name, c.qtype, got, want)
 		}

@@ -54,7 +54,7 @@ func (s *Server) firstOf(ctx context.Context, q *query, candidates []*query, how
 			return f
 		case rcode == miekg.RcodeSuccess:
 			if answer, ok := asked(q, c, f.answer); ok {
-				f.answer = answer
+				f.answer, f.completed = answer, c.asked
 				return f
 			}
 		case c == q:

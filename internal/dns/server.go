@@ -190,7 +190,7 @@ func (s *Server) resolve(ctx context.Context, q *query, how transport, found fun
 		return
 	}
 	if hit, ok := s.cache.lookup(q, names, time.Now()); ok {
-		found(finding{answer: hit.answer, source: FromCache, server: hit.from, age: hit.age})
+		found(finding{answer: hit.answer, source: FromCache, server: hit.from, age: hit.age, left: hit.left})
 		return
 	}
 	s.forward.exchange(ctx, q, names, how, func(r said) {
