@@ -35,7 +35,7 @@ type Dialer struct {
 	// trusts. The name is filled in.
 	TLS *tls.Config
 
-	dead atomic.Pointer[deadProxies] // nil until there are some
+	known atomic.Pointer[proxyMemory] // nil until there is something
 }
 
 // Dial decides and reaches the destination by the first route that works. The
@@ -83,7 +83,7 @@ func (d *Dialer) order(routes []Route) []Route {
 	ordered := slices.Clone(routes)
 	slices.SortStableFunc(ordered, func(a, b Route) int {
 		late := func(r Route) int {
-			if r.Kind != Direct && d.memory().has(r.Address) {
+			if r.Kind != Direct && d.memory().dead(r.Address) {
 				return 1
 			}
 			return 0
@@ -100,6 +100,9 @@ func (d *Dialer) walk(ctx context.Context, r Route, to Destination) (net.Conn, e
 	ctx, cancel := context.WithTimeout(ctx, routeTime)
 	defer cancel()
 	conn, err := d.through(ctx, r, to)
+	if refused, ok := errors.AsType[*RefusedError](err); ok && refused.other {
+		conn, err = d.through(ctx, r, to)
+	}
 	d.note(ctx, r.Address, err)
 	return conn, err
 }
@@ -122,7 +125,7 @@ func (d *Dialer) through(ctx context.Context, r Route, to Destination) (net.Conn
 	if r.Kind == SOCKS5 || r.Kind == SOCKS5H {
 		used, err = conn, connectSOCKS(conn, r, to)
 	} else {
-		used, err = connectHTTP(conn, r, to)
+		used, err = d.connectHTTP(conn, r, to)
 	}
 	if !stop() && err == nil {
 		err = context.Cause(ctx)

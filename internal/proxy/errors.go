@@ -16,6 +16,8 @@ type RefusedError struct {
 	Route  Route
 	Code   int    // the HTTP status: 403, 407, 502; of SOCKS5 the reply, 1 to 8, or 255 for a refused login
 	Status string // the status line's text, or what the SOCKS5 reply means
+
+	other bool // it wants another kind of login
 }
 
 func (e *RefusedError) Error() string {

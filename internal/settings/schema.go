@@ -31,11 +31,12 @@ const (
 	Live    Applies = "at once"
 	Engine  Applies = "at once in the router; the engine restarts for the rest, containers go on"
 	Restart Applies = "the engine restarts, containers go on"
+	Network Applies = "the machine's network and the engine restart: containers go on, open connections end"
 	Machine Applies = "at the next start of the machine"
 )
 
 // Restarts reports whether the engine restarts for a change.
-func (a Applies) Restarts() bool { return a == Engine || a == Restart }
+func (a Applies) Restarts() bool { return a == Engine || a == Restart || a == Network }
 
 // Key is one setting.
 type Key struct {
@@ -68,6 +69,13 @@ const (
 	KeySSHAgent   = "portolan.sshAgent"
 )
 
+// The values of KeyConnect.
+const (
+	ConnectAll       = "all"
+	ConnectPublished = "published"
+	ConnectOff       = "off"
+)
+
 // Keys is the schema, in the order in which people read it.
 func Keys() []Key {
 	keys := []Key{
@@ -85,19 +93,22 @@ func Keys() []Key {
 			Help:   "where published ports listen: everywhere, on loopback unless -p names an address, on loopback whatever -p says; ports that are published move",
 		},
 		{Name: KeyRandom, Type: Ports, Default: `"49000-49900"`, Unit: "FIRST-LAST", Applies: Restart, Ours: true, Help: "where -P and -p ADDRESS::PORT find a port; Portolan's own connections keep out of it"},
-		{Name: KeySubnet4, Type: Subnet4, Default: `"192.168.65.0/24"`, Unit: "CIDR", Applies: Machine, Help: "the network between router and machine; without it another one is chosen where the host uses this one"},
-		{Name: KeySubnet6, Type: Subnet6, Default: `"fdc4:f303:9324::/64"`, Unit: "CIDR", Applies: Machine, Ours: true, Help: "the same for IPv6"},
+		{Name: KeySubnet4, Type: Subnet4, Default: `"192.168.65.0/24"`, Unit: "CIDR", Applies: Network, Help: "the network between router and machine; without it another one is chosen where the host uses this one"},
+		{Name: KeySubnet6, Type: Subnet6, Default: `"fdc4:f303:9324::/64"`, Unit: "CIDR", Applies: Network, Ours: true, Help: "the same for IPv6"},
 		{Name: KeyEngine, Type: Options, Default: `{}`, Unit: "keys of dockerd's daemon.json", Applies: Restart, Help: "the engine's own options: registry mirrors, log driver, address pools; keys that Portolan sets itself are refused"},
 		{Name: KeyLoopback, Type: Boolean, Default: `true`, Applies: Live, Ours: true, Help: "whether host.docker.internal leads to the host's loopback; false answers \"prohibited\""},
 		{Name: KeyHostNet, Type: Boolean, Default: `true`, Applies: Live, Help: "whether ports of containers with --network host are on the host, and the host's loopback services on theirs; see host-networking.md"},
 		{Name: KeyHostNames, Type: Address, Default: `"127.0.0.1:5399"`, Unit: "ADDRESS:PORT on loopback, or nothing", Applies: Machine, Ours: true, Help: "where this host asks for NAME.portolan.internal, the names of containers; see dns.md"},
 		{Name: KeySOCKS, Type: Address, Default: `""`, Unit: "ADDRESS:PORT on loopback, or nothing", Applies: Machine, Ours: true, Help: "where programs of this host find a SOCKS5 server that leads to containers, by address and by name; see proxies.md"},
-		{Name: KeyConnect, Type: Boolean, Default: `true`, Applies: Live, Ours: true, Help: "whether portolan connect may lead this host to all ports of containers, published or not; false also ends what is connected"},
+		{
+			Name: KeyConnect, Type: String, Values: []string{ConnectAll, ConnectPublished, ConnectOff}, Applies: Live, Ours: true,
+			Help: "what this host reaches of containers by portolan connect: all ports, those that are published, or nothing, which also ends what is connected; ping with the first two",
+		},
 		{Name: KeySSHAgent, Type: Socket, Default: `""`, Unit: "a path, none, or nothing for SSH_AUTH_SOCK and the usual places", Applies: Live, Ours: true, Help: "the ssh-agent that containers reach at /run/host-services/ssh-auth.sock; see host-services.md"},
 	}
 	keys = append(keys,
 		Key{Name: KeyVariables, Type: Boolean, Default: `true`, Applies: Live, Ours: true, Help: "whether new containers and builds get HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY while a proxy is configured; see proxies.md"},
-		Key{Name: KeyCertInside, Type: Boolean, Default: `false`, Applies: Live, Ours: true, Help: "whether new containers get the host's CA certificates, as a file and in the variables that name it; see proxies.md"},
+		Key{Name: KeyCertInside, Type: Boolean, Default: `false`, Applies: Live, Ours: true, Help: "whether new containers and steps of builds get the host's CA certificates, as a file and in the variables that name it; see proxies.md"},
 	)
 	keys = append(keys, proxyKeys("proxy", "what the engine uses to pull and push", "system", "manual", "none")...)
 	keys = append(keys, proxyKeys("containersProxy", "what containers use", "same-as-host", "system", "manual", "none")...)

@@ -7,15 +7,11 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"sync/atomic"
 	"time"
 
 	"github.com/portolan-net/portolan/internal/proxy"
 )
-
-// answerTimeout bounds the wait for the head of a proxy's answer, once it has
-// the request. Nothing tells a proxy that has died from a server behind it that
-// takes its time.
-const answerTimeout = 29 * time.Second
 
 // exchanger is the http.RoundTripper of one request.
 type exchanger struct {
@@ -35,14 +31,15 @@ func (e *exchanger) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	var errs []error
-	by := time.Now().Add(e.server.reach)
+	began := time.Now()
+	by := began.Add(e.server.reach)
 	for i, route := range e.server.proxy.Order(decision.Routes) {
 		if route.Kind == proxy.Blocked {
 			errs = append(errs, &proxy.BlockedError{Destination: e.to, Decision: decision})
 			break
 		}
 		ctx := context.WithValue(r.Context(), dialBy{}, time.Now().Add(time.Until(by)/time.Duration(len(decision.Routes)-i)))
-		response, err := e.roundTrip(r.WithContext(ctx), route)
+		response, err := e.inTime(r.WithContext(ctx), route, began)
 		if err == nil {
 			return response, nil
 		}
@@ -59,26 +56,65 @@ func (e *exchanger) RoundTrip(r *http.Request) (*http.Response, error) {
 // present route has to be connected: transports dial without its deadline.
 type dialBy struct{}
 
+// roundTrip sends the request by one route, a second time to a proxy that wants
+// another login than the one it got.
 func (e *exchanger) roundTrip(r *http.Request, route proxy.Route) (*http.Response, error) {
-	out := r.Clone(r.Context())
-	out.Trailer = r.Trailer
-	if r.Body != nil {
-		out.Body = io.NopCloser(r.Body) // a route that fails must not close it for the next
+	if r.Method == http.MethodTrace && e.server.proxy.NTLM(route) { // see outgoing
+		return nil, &proxy.RefusedError{Route: route, Code: http.StatusMethodNotAllowed, Status: "TRACE would return the login"}
 	}
-	// Who answers TRACE returns what it was sent (RFC 9110, section 9.3.8).
-	if auth := route.Authorization(); auth != "" && speaksHTTP(route) && r.Method != http.MethodTrace {
-		out.Header.Set("Proxy-Authorization", auth)
-	}
-	response, err := e.transport(route).RoundTrip(out)
-	if err != nil {
-		return nil, err
-	}
-	if response.StatusCode == http.StatusProxyAuthRequired && speaksHTTP(route) {
+	for again := false; ; again = true {
+		out := e.outgoing(r, route)
+		response, err := e.transport(route).RoundTrip(out)
+		if err != nil {
+			return nil, err
+		}
+		other := e.server.proxy.Heard(route, response)
+		if response.StatusCode != http.StatusProxyAuthRequired || !speaksHTTP(route) {
+			return response, nil
+		}
 		response.Body.Close()
+		if body, _ := out.Body.(*unsentBody); other && !again && (body == nil || !body.read.Load()) {
+			e.forget(route)
+			continue
+		}
 		return nil, &proxy.RefusedError{Route: route, Code: response.StatusCode, Status: response.Status}
 	}
-	return response, nil
 }
+
+// outgoing is the request as a route gets it.
+func (e *exchanger) outgoing(r *http.Request, route proxy.Route) *http.Request {
+	out := r.Clone(r.Context())
+	out.Trailer = r.Trailer
+	if r.Body != nil && r.Body != http.NoBody {
+		out.Body = &unsentBody{Reader: r.Body}
+	}
+	// Who answers TRACE returns what it was sent (RFC 9110, section 9.3.8).
+	auth := route.Authorization()
+	if auth == "" || !speaksHTTP(route) || r.Method == http.MethodTrace || e.server.proxy.NTLM(route) {
+		return out
+	}
+	out.Header.Set("Proxy-Authorization", auth)
+	if out.Body != nil && !e.server.proxy.Knows(route) { // one that wants another login says so before it is sent
+		out.Header.Set("Expect", "100-continue")
+	}
+	return out
+}
+
+// unsentBody knows whether some of it is gone. A route that fails must not close
+// it for the next.
+type unsentBody struct {
+	io.Reader
+	read atomic.Bool
+}
+
+// Read notes that it was called.
+func (b *unsentBody) Read(p []byte) (int, error) {
+	b.read.Store(true)
+	return b.Reader.Read(p)
+}
+
+// Close leaves the body to the next route.
+func (b *unsentBody) Close() error { return nil }
 
 // speaksHTTP reports proxies that take requests in absolute form.
 func speaksHTTP(r proxy.Route) bool { return r.Kind == proxy.HTTP || r.Kind == proxy.HTTPS }
@@ -107,13 +143,22 @@ func (e *exchanger) transport(route proxy.Route) *http.Transport {
 	}
 	if speaksHTTP(route) {
 		t.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: route.Address}) // DialContext speaks TLS where it must
-		t.ResponseHeaderTimeout = e.server.answer
 	}
 	if e.transports == nil {
 		e.transports = map[proxy.Route]*http.Transport{}
 	}
 	e.transports[route] = t
 	return t
+}
+
+// forget ends the transport of a route: its connections are logged in otherwise.
+func (e *exchanger) forget(route proxy.Route) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if t, ok := e.transports[route]; ok {
+		t.CloseIdleConnections()
+		delete(e.transports, route)
+	}
 }
 
 // dialer is DialContext for a route: to the proxy where that speaks HTTP, to the
@@ -128,9 +173,12 @@ func (e *exchanger) dialer(route proxy.Route) func(context.Context, string, stri
 		defer cancel()
 		var conn net.Conn
 		var err error
-		if speaksHTTP(route) {
+		switch {
+		case e.server.proxy.NTLM(route) && speaksHTTP(route):
+			conn, err = e.server.proxy.DialNTLM(ctx, route, e.to)
+		case speaksHTTP(route):
 			conn, err = e.server.proxy.DialProxy(ctx, route)
-		} else {
+		default:
 			var to proxy.Destination
 			if to, err = parseTarget(address, 0); err == nil {
 				conn, err = e.tunnel(ctx, &e.server.proxy, route, to)

@@ -25,7 +25,7 @@ import (
 
 func TestMain(m *testing.M) {
 	// The relay's workers are for all flows of a process.
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/portolan-net/portolan/internal/relay.(*worker).run"))
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/portolan-net/portolan/internal/poll.(*Loop).run"))
 }
 
 // bench is a Server with a pretended network: names and addresses lead to

@@ -112,6 +112,7 @@ type namedEndpoint struct {
 	client
 	flow  portolan.Flow
 	ready atomic.Pointer[readyConn]
+	took  time.Duration // to connect to the proxy; set before Serve
 }
 
 // readyConn is a connection to a proxy on which nothing has been said.
@@ -122,6 +123,8 @@ type readyConn struct {
 
 // prepare connects to the first proxy that accepts.
 func (e *namedEndpoint) prepare(ctx context.Context, routes []proxy.Route) error {
+	began := time.Now()
+	defer func() { e.took = time.Since(began) }()
 	ctx, cancel := context.WithTimeout(ctx, e.server.reach)
 	defer cancel()
 	conn, err := e.walk(ctx, routes, func(ctx context.Context, r proxy.Route) (net.Conn, error) {
@@ -198,9 +201,10 @@ func (e *namedEndpoint) Serve(ctx context.Context, conn datapath.Conn) {
 		"sent", stats.AToB, "received", stats.BToA, "duration", time.Since(began))
 }
 
-// open asks the policy again, now with the name, and opens the way.
+// open asks the policy again, now with the name, and opens the way in what is left
+// of the time that connecting has begun to take.
 func (e *namedEndpoint) open(ctx context.Context, to proxy.Destination) (datapath.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, e.server.reach)
+	ctx, cancel := context.WithTimeout(ctx, e.server.answer-e.took)
 	defer cancel()
 	decision, err := e.decide(ctx, to)
 	if err != nil {

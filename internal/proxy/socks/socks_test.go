@@ -22,7 +22,7 @@ import (
 
 func TestMain(m *testing.M) {
 	// The relay's workers are for all flows of a process.
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/portolan-net/portolan/internal/relay.(*worker).run"))
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/portolan-net/portolan/internal/poll.(*Loop).run"))
 }
 
 // shortListener lacks a descriptor for its first connection.

@@ -9,30 +9,44 @@ import (
 	"time"
 )
 
-// deadProxies are those that could not be reached a moment ago.
-type deadProxies struct {
-	mu    sync.Mutex           // guards until
-	until map[string]time.Time // by address: until when it comes last
+// proxyMemory is what is known of proxies, by address.
+type proxyMemory struct {
+	mu      sync.Mutex           // guards what follows
+	until   map[string]time.Time // could not be reached a moment ago: until when it comes last
+	schemes map[string]string    // how it is logged in to
 }
 
-func (p *deadProxies) has(address string) bool {
+func (p *proxyMemory) scheme(address string) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.schemes[address]
+}
+
+func (p *proxyMemory) setScheme(address, scheme string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.schemes[address] = scheme
+}
+
+// dead reports a proxy that could not be reached a moment ago.
+func (p *proxyMemory) dead(address string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return time.Now().Before(p.until[address])
 }
 
 // memory is what the dialer remembers.
-func (d *Dialer) memory() *deadProxies {
-	if d.dead.Load() == nil {
-		d.dead.CompareAndSwap(nil, &deadProxies{until: map[string]time.Time{}})
+func (d *Dialer) memory() *proxyMemory {
+	if d.known.Load() == nil {
+		d.known.CompareAndSwap(nil, &proxyMemory{until: map[string]time.Time{}, schemes: map[string]string{}})
 	}
-	return d.dead.Load()
+	return d.known.Load()
 }
 
 // With is a dialer that dials otherwise and remembers the same.
 func (d *Dialer) With(direct func(ctx context.Context, network, address string) (net.Conn, error)) *Dialer {
 	other := &Dialer{Direct: direct, TLS: d.TLS}
-	other.dead.Store(d.memory())
+	other.known.Store(d.memory())
 	return other
 }
 
