@@ -11,7 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
@@ -24,6 +23,7 @@ type families struct{ v4, v6 bool }
 // hostFamilies follows them, and the host's routes and addresses.
 type hostFamilies struct {
 	families atomic.Pointer[families]
+	absences atomic.Pointer[absences]
 	routes   atomic.Pointer[[]netip.Prefix]
 	addrs    atomic.Pointer[hostAddresses]
 }
@@ -33,6 +33,14 @@ func (h *hostFamilies) now() families {
 		return *f
 	}
 	return families{true, true}
+}
+
+// absent tells why families are not used, and since when.
+func (h *hostFamilies) absent() absences {
+	if a := h.absences.Load(); a != nil {
+		return *a
+	}
+	return absences{}
 }
 
 func (h *hostFamilies) hostRoutes() []netip.Prefix {
@@ -62,7 +70,10 @@ var (
 // look asks the kernel how it would send, with all its rules and tables, so that
 // a VPN's are counted.
 func (h *hostFamilies) look(own profile.Profile, log *slog.Logger) {
-	found := families{v4: routed(somewhere4), v6: routed(somewhere6)}
+	before, now := h.absent(), time.Now()
+	lacks := absences{after(before.v4, unusable(somewhere4), now), after(before.v6, unusable(somewhere6), now)}
+	h.absences.Store(&lacks)
+	found := families{v4: lacks.v4 == absence{}, v6: lacks.v6 == absence{}}
 	if before := h.families.Swap(&found); before == nil || *before != found {
 		log.Info("address families of the host", "ipv4", found.v4, "ipv6", found.v6)
 	}
@@ -72,17 +83,6 @@ func (h *hostFamilies) look(own profile.Profile, log *slog.Logger) {
 	if addrs, err := lookAtAddresses(); err == nil {
 		h.addrs.Store(&addrs)
 	}
-}
-
-// routed reports whether packets to dst would leave with a source that others
-// can answer.
-func routed(dst net.IP) bool {
-	routes, err := netlink.RouteGet(dst)
-	if err != nil || len(routes) == 0 || routes[0].Type != unix.RTN_UNICAST {
-		return false
-	}
-	src, ok := netip.AddrFromSlice(routes[0].Src)
-	return ok && !src.IsLinkLocalUnicast() && !src.IsLoopback()
 }
 
 // routingGroups are the kernel's news of all that can change how it sends

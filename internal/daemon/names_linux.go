@@ -18,6 +18,7 @@ import (
 	"github.com/portolan-net/portolan/internal/api"
 	"github.com/portolan-net/portolan/internal/dns"
 	"github.com/portolan-net/portolan/internal/portolan"
+	"github.com/portolan-net/portolan/internal/system"
 )
 
 // hostNames keeps the names of containers for the host: each running container's
@@ -231,13 +232,29 @@ func (d *daemon) serveNames(mux *http.ServeMux) {
 			answer(w, http.StatusBadRequest, map[string]string{"error": err.Error()}, d.Log)
 			return
 		}
-		a := api.DNSAnswer{
-			Name: name, Type: qtype, Rcode: e.Rcode, Records: e.Records, Hidden: e.Hidden, Source: string(e.Source),
-			Age: e.Age, Took: e.Took, Error: e.Error, Servers: e.Servers, Search: e.Search,
-		}
-		if e.Server.IsValid() {
-			a.Server = &e.Server
+		a := dnsAnswer(name, qtype, e)
+		if len(e.Hidden) > 0 {
+			a.HiddenBecause = d.whyHidden(e)
 		}
 		answer(w, http.StatusOK, a, d.Log)
 	})
+}
+
+// dnsAnswer is an explanation as the API tells it.
+func dnsAnswer(name, qtype string, e dns.Explanation) api.DNSAnswer {
+	a := api.DNSAnswer{
+		Name: name, Type: qtype, Rcode: e.Rcode, Records: e.Records, Hidden: e.Hidden, Source: string(e.Source), Lines: e.Lines,
+		Age: e.Age, Left: e.Left, Took: e.Took, Completed: e.Completed, Error: e.Error, Servers: e.Servers, Search: e.Search,
+	}
+	if e.Server.IsValid() {
+		a.Server = &e.Server
+	}
+	switch {
+	case len(e.Lines) == 0:
+	case e.Source == dns.FromHosts:
+		a.File = system.HostsFile
+	default:
+		a.File = system.ResolverFile
+	}
+	return a
 }

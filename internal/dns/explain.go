@@ -45,11 +45,13 @@ type Explanation struct {
 	Rcode   string   // NOERROR, NXDOMAIN
 	Records []string // of the answer section, as in a zone file
 	Hidden  []string // what the filter took out of it, or changed
-	Source  Source
-	Server  netip.AddrPort // the resolver of the host that gave it; not valid for others
-	Lines   []int          // of the file that names Server, or of the hosts file
-	Age     time.Duration  // how long it has been in the cache
-	Left    time.Duration  // how long it stays there
+	// The families that the filter hides from answers to this question.
+	HiddenA, HiddenAAAA bool
+	Source              Source
+	Server              netip.AddrPort // the resolver of the host that gave it; not valid for others
+	Lines               []int          // of the file that names Server, or of the hosts file
+	Age                 time.Duration  // how long it has been in the cache
+	Left                time.Duration  // how long it stays there
 	// Completed is the name that a short one stood for, with one of Search.
 	Completed string
 	Took      time.Duration
@@ -87,6 +89,7 @@ func (s *Server) Explain(ctx context.Context, name, qtype string) (Explanation, 
 		Source: found.source, Server: found.server, Lines: linesOf(found, q, names),
 		Age: found.age, Left: found.left, Took: time.Since(began), Completed: found.completed,
 		Servers: names.Resolver.Servers, Search: names.Resolver.Search,
+		HiddenA: q.hidden.a && q.qtype != miekg.TypeAAAA, HiddenAAAA: q.hidden.aaaa && q.qtype != miekg.TypeA,
 	}
 	if found.err != nil {
 		e.Error = found.err.Error()

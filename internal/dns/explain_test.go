@@ -75,7 +75,7 @@ func TestExplainNamesWhatIsHidden(t *testing.T) {
 	upstream := answering(t, "192.0.2.1", 0)
 	s := runServer(t, Config{Filter: func() Filter { return Filter{A: true} }}, resolverConfig(upstream))
 	got, err := s.Explain(t.Context(), "www.example", "A")
-	if want := []string{"www.example. 60 IN A 192.0.2.1"}; err != nil || len(got.Records) != 0 || !slices.Equal(got.Hidden, want) || got.Rcode != "NOERROR" {
+	if want := []string{"www.example. 60 IN A 192.0.2.1"}; err != nil || len(got.Records) != 0 || !slices.Equal(got.Hidden, want) || !got.HiddenA || got.HiddenAAAA || got.Rcode != "NOERROR" {
 		t.Errorf("it is %+v, %v, want %v hidden", got, err, want)
 	}
 }

@@ -135,7 +135,7 @@ func TestSearch(t *testing.T) {
 	want(t, s, "db.prod", databaseV4)
 	want(t, s, "web.internet.test", lab.WebV4, lab.WebV6)
 	want(t, s, "web")
-	if out := s.Portolan(t, "dns", "query", "wiki"); !strings.Contains(out, "wiki.corp.test.") || !strings.Contains(out, wikiV4) {
+	if out := s.Portolan(t, "dns", "query", "wiki"); !strings.Contains(out, "completed to wiki.corp.test., with a search domain of /etc/resolv.conf") || !strings.Contains(out, wikiV4) {
 		t.Errorf("dns query wiki says\n%s", out)
 	}
 	setResolvConf(t, s, server)

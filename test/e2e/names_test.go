@@ -141,14 +141,26 @@ func checkDNSQuery(t *testing.T, s *stage.Stage) {
 		if got.Rcode != c.rcode || got.Source != c.source || strings.Join(got.Records, "|") != c.record {
 			t.Errorf("%s %s is %+v, want %+v", c.name, c.qtype, got, c)
 		}
-		if known := c.source == "resolver" || c.source == "cache"; known != (got.Server != nil) || known && got.Server.String() != lab.DNSV4+":53" {
+		known := c.source == "resolver" || c.source == "cache"
+		if known != (got.Server != nil) || known && got.Server.String() != lab.DNSV4+":53" {
 			t.Errorf("%s %s is from %v", c.name, c.qtype, got.Server)
 		}
+		if known != (got.File == "/etc/resolv.conf" && len(got.Lines) == 1) || (c.source == "cache") != (got.Left > 0) {
+			t.Errorf("%s %s is from %s %v, kept for %s", c.name, c.qtype, got.File, got.Lines, got.Left)
+		}
 	}
-	text := s.Portolan(t, "dns", "query", "v4only.internet.test")
-	if !strings.Contains(text, "from the cache") || !strings.Contains(text, lab.DNSV4+":53") || !strings.Contains(text, lab.WebV4) {
-		t.Errorf("for people it is\n%s", text)
+	says := func(command string, parts ...string) {
+		t.Helper()
+		text := s.Portolan(t, strings.Fields("dns query "+command)...)
+		for _, part := range parts {
+			if !strings.Contains(text, part) {
+				t.Errorf("dns query %s for people has no %q:\n%s", command, part, text)
+			}
+		}
 	}
+	says("v4only.internet.test", "from the cache: resolver "+lab.DNSV4+":53 (/etc/resolv.conf, line ", "kept for ", lab.WebV4)
+	says("printer.lab", "from this host's /etc/hosts, line ", "203.0.113.9")
+	checkHiddenBecause(t, s, says)
 	setResolvers(t, s, lab.EmptyV4)
 	stage.Eventually(t, followed, "the new resolv.conf is read", func() bool { return query("v4only.internet.test").Source == "nobody" })
 	if out, code := s.TryPortolan(t, "dns", "query", "v4only.internet.test"); code != 1 || !strings.Contains(out, lab.EmptyV4) {
@@ -162,6 +174,21 @@ func checkDNSQuery(t *testing.T, s *stage.Stage) {
 	if out, code := s.TryPortolan(t, "dns", "query"); code != 2 {
 		t.Errorf("without a name: exit code %d\n%s", code, out)
 	}
+}
+
+// checkHiddenBecause: the reason is the setting that hides, or what the host lacks.
+func checkHiddenBecause(t *testing.T, s *stage.Stage, says func(command string, parts ...string)) {
+	t.Helper()
+	const record = "hidden: v6only.internet.test. "
+	s.Portolan(t, "settings", "set", "dnsInhibition", "ipv6")
+	says("v6only.internet.test AAAA", record, "hidden because dnsInhibition is ipv6\n")
+	s.Portolan(t, "settings", "unset", "dnsInhibition")
+	s.Lab.Host.Run(t, "ip", "-6", "route", "add", "unreachable", "default", "metric", "1")
+	defer s.Lab.Host.Run(t, "ip", "-6", "route", "del", "unreachable", "default", "metric", "1")
+	stage.Eventually(t, followed, "IPv6 is hidden", func() bool {
+		return strings.Contains(s.Portolan(t, "dns", "query", "v6only.internet.test", "AAAA"), record)
+	})
+	says("v6only.internet.test AAAA", record, "hidden because dnsInhibition is auto, and this host has not been able to reach the internet over IPv6 for ")
 }
 
 // checkPlugged tells a resolver of the host where to ask, as docs/dns.md says:
