@@ -44,7 +44,8 @@ type Status struct {
 
 // Applied is what became of changed settings.
 type Applied struct {
-	Restarted bool     `json:"restarted"` // the engine, for them
+	Restarted bool     `json:"restarted"`       // the engine, for them
+	Moved     bool     `json:"moved,omitempty"` // the machine's network, and the engine with it
 	Pending   []string `json:"pending,omitempty"`
 }
 
@@ -81,7 +82,8 @@ type Engine struct {
 type Port struct {
 	portolan.Binding
 	Since time.Time `json:"since"`
-	// Name is the container's, "" when the engine has not told.
+	// Name is the container's, or of a port of swarm's routing mesh the service's;
+	// "" when the engine has not told.
 	Name string `json:"name,omitempty"`
 	// Added says that `portolan ports add` published it, not the engine.
 	Added bool `json:"added,omitempty"`

@@ -25,9 +25,11 @@ const settingsHelp = `Shows and changes what can be chosen for a profile. The na
 Docker Desktop's where it has them. An administrator's file may lock a setting,
 or change its default; 'explain' shows every source and which one wins.
 
-What can count at once does. For the rest the engine restarts: containers go on
-(unless the engine's own option live-restore is off). A command that leads to
-that asks first; --yes answers, --later leaves it to 'portolan settings apply'.`
+What can count at once does. For the rest the engine restarts, and for another
+subnet the machine's network: containers go on (unless the engine's own option
+live-restore is off), and the latter ends their open connections. A command that
+leads to that asks first; --yes answers, --later leaves it to 'portolan settings
+apply'.`
 
 const settingsExample = `  portolan settings list
   portolan settings set defaultNetworkingMode ipv4only --yes
@@ -300,17 +302,21 @@ func (g *global) changeSettings(ctx context.Context, when restartFlags, edit fun
 // mayRestart asks when something has to restart.
 func (g *global) mayRestart(ctx context.Context, when restartFlags, change settings.Edit) (bool, error) {
 	var keys []string
+	what, ending := "the engine", "go on unless live-restore is off"
 	for _, c := range change.Changes {
 		if c.Key.Applies.Restarts() {
 			keys = append(keys, c.Key.Name)
+		}
+		if c.Key.Applies == settings.Network {
+			what, ending = "the network and the engine", ending+", but lose their open connections"
 		}
 	}
 	status, err := g.status(ctx)
 	if len(keys) == 0 || err != nil || when.yes || when.later {
 		return when.yes && len(keys) > 0, nil // without a daemon there is nothing to restart
 	}
-	return g.ask(fmt.Sprintf("%s: the engine of %s has to restart; %d containers run, and go on unless live-restore is off. Restart it now?",
-		strings.Join(keys, ", "), g.profile.ContextName(), status.Engine.Containers))
+	return g.ask(fmt.Sprintf("%s: %s of %s must be restarted; %d containers run, and %s. Do that now?",
+		strings.Join(keys, ", "), what, g.profile.ContextName(), status.Engine.Containers, ending))
 }
 
 // ask puts a question to a person.
@@ -348,7 +354,10 @@ func (g *global) printChanges(change settings.Edit, applied api.Applied) error {
 }
 
 func (g *global) printApplied(applied api.Applied) {
-	if applied.Restarted {
+	switch {
+	case applied.Moved:
+		g.printf("the machine's network has moved; the engine has restarted\n")
+	case applied.Restarted:
 		g.printf("the engine has restarted\n")
 	}
 	for _, pending := range applied.Pending {
@@ -364,7 +373,8 @@ func (g *global) applySettings(ctx context.Context, when restartFlags) error {
 	}
 	restart := when.yes
 	if !when.yes && !when.later && len(status.Pending) > 0 {
-		if restart, err = g.ask(fmt.Sprintf("The engine of %s restarts; %d containers run, and go on unless live-restore is off. Restart it now?", g.profile.ContextName(), status.Engine.Containers)); err != nil {
+		if restart, err = g.ask(fmt.Sprintf("What is pending restarts the engine of %s; %d containers run, and go on unless live-restore is off. Another subnet ends their open connections. Do that now?",
+			g.profile.ContextName(), status.Engine.Containers)); err != nil {
 			return err
 		}
 	}

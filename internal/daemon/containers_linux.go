@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"time"
 )
 
 // container is what publishing wants to know of one.
@@ -90,6 +91,15 @@ func (c *containers) list(ctx context.Context) ([]container, error) {
 		})
 	})
 	return mine.all, mine.err
+}
+
+// startOf asks the engine when a container was started.
+func startOf(ctx context.Context, socket string, c container) (time.Time, error) {
+	var details struct{ State struct{ StartedAt time.Time } }
+	err := askEngine(ctx, socket, "/containers/"+url.PathEscape(c.ID)+"/json", func(body io.Reader) error {
+		return json.NewDecoder(body).Decode(&details)
+	})
+	return details.State.StartedAt, err
 }
 
 // byAddr finds containers by their addresses.

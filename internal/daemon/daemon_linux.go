@@ -19,6 +19,7 @@ import (
 	"github.com/portolan-net/portolan/internal/dns"
 	"github.com/portolan-net/portolan/internal/engine"
 	"github.com/portolan-net/portolan/internal/machine"
+	"github.com/portolan-net/portolan/internal/portolan"
 	"github.com/portolan-net/portolan/internal/profile"
 	"github.com/portolan-net/portolan/internal/publish"
 	"github.com/portolan-net/portolan/internal/settings"
@@ -51,14 +52,14 @@ type daemon struct {
 	taking       sync.Mutex                      // guards that values never goes back to an older state
 	families     hostFamilies
 	upstreams    upstreams
-	spec         spec.Machine
 	deputy       *deputy.Deputy
 	forwarding   atomic.Pointer[forwarding]   // nil until the services start
 	hostNet      atomic.Pointer[hostNetwork]  // the same
 	certificates atomic.Pointer[certificates] // nil until the services start
 	adopted      bool                         // the machine was there before this daemon
 
-	rebind chan struct{} // where published ports listen has changed
+	rebind        chan struct{} // where published ports listen has changed
+	routesChanged chan struct{} // the host's
 
 	agentLogStart int64 // where in its log the agent of a new machine begins
 
@@ -78,6 +79,8 @@ type daemon struct {
 	resolver *dns.Server
 	added    *addedPorts
 	heard    bool // the agent has reported
+	spec     spec.Machine
+	movement movement
 
 	configured agent.EngineConfig // what the engine runs with
 }
@@ -94,6 +97,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	d := &daemon{
 		Options: o, progress: newProgress(o.Progress), started: time.Now(), state: api.Starting,
 		ready: make(chan struct{}), hopeless: make(chan struct{}), gone: make(chan struct{}), rebind: make(chan struct{}, 1),
+		routesChanged: make(chan struct{}, 1),
 	}
 	defer func() { d.progress.finish(err) }()
 	if err := d.prepare(ctx); err != nil {
@@ -191,7 +195,7 @@ func (d *daemon) openMachine(ctx context.Context) error {
 		return err
 	}
 	v := d.values.Load()
-	link, err := chooseLink(*v, routes)
+	link, err := chooseLink(*v, portolan.Link{}, routes)
 	if err != nil {
 		return err
 	}
@@ -214,11 +218,13 @@ func (d *daemon) openMachine(ctx context.Context) error {
 	return nil
 }
 
-// serve runs all services until one fails or ctx ends.
-func (d *daemon) serve(ctx context.Context) error {
+// serveRound runs all services until one fails or ctx ends.
+func (d *daemon) serveRound(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	group, ctx := errgroup.WithContext(ctx)
 	if err := d.startServices(ctx, group); err != nil {
-		d.end(err) // the services that were started end
+		stop() // the services that were started end
 		return errors.Join(err, group.Wait())
 	}
 	group.Go(func() error {
@@ -227,6 +233,7 @@ func (d *daemon) serve(ctx context.Context) error {
 		}
 		d.setState(api.Running)
 		d.progress.finish(nil)
+		d.finishMove(ctx)
 		return nil
 	})
 	return group.Wait()

@@ -20,7 +20,7 @@ func (d *daemon) limits() []string {
 	if text := descriptorProblem(); text != "" {
 		found = append(found, text)
 	}
-	if text := memoryProblem(machine.MemoryGroup(d.spec), "/proc/meminfo"); text != "" {
+	if text := memoryProblem(machine.MemoryGroup(d.told()), "/proc/meminfo"); text != "" {
 		found = append(found, text)
 	}
 	return found

@@ -24,7 +24,7 @@ type proxies struct {
 func (d *daemon) newProxies(policies server.Policies, resolver *dns.Server) *proxies {
 	p := &proxies{}
 	p.Server = server.New(server.Config{
-		Link: d.spec.Link, Policies: policies, Lookup: resolver.Lookup,
+		Link: d.link(), Policies: policies, Lookup: resolver.Lookup,
 		Dial: func(ctx context.Context, src netip.Addr, dst netip.AddrPort) (datapath.Conn, error) {
 			return p.out.DialTCP(ctx, src, dst)
 		},

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -31,32 +32,53 @@ func hostRoutes(own profile.Profile) ([]netip.Prefix, error) {
 	return slices.Compact(found), nil
 }
 
-// chooseLink returns the default link, or the first free neighbour of it when
-// the host has routes that overlap: 192.168.66.0/24 and so on. A subnet that
-// somebody chose is taken as it is; status names what it overlaps.
-func chooseLink(v settings.Values, routes []netip.Prefix) (portolan.Link, error) {
+// chooseLink returns the default link, or the first free neighbour of it where it
+// overlaps what is taken: 192.168.66.0/24 and so on. Where the machine has such a
+// neighbour already, and it is free, it stays there. A subnet that somebody chose is
+// taken as it is; status names what it overlaps.
+func chooseLink(v settings.Values, present portolan.Link, taken []netip.Prefix) (portolan.Link, error) {
 	link := v.Link
-	free := func(p netip.Prefix) bool {
-		return v.FixedV4 && p == v.Link.V4 || v.FixedV6 && p == v.Link.V6 || !slices.ContainsFunc(routes, p.Overlaps)
+	var err4, err6 error
+	if !v.FixedV4 {
+		link.V4, err4 = chooseSubnet(v.Link.V4, present.V4, taken, nextV4)
 	}
-	v4, v6 := link.V4.Addr().As4(), link.V6.Addr().As16()
-	const tries = 100
-	for range tries {
-		link.V4 = netip.PrefixFrom(netip.AddrFrom4(v4), link.V4.Bits())
-		if free(link.V4) {
-			break
+	if !v.FixedV6 {
+		link.V6, err6 = chooseSubnet(v.Link.V6, present.V6, taken, nextV6)
+	}
+	return link, errors.Join(err4, err6)
+}
+
+func nextV4(subnet netip.Prefix) netip.Prefix {
+	addr := subnet.Addr().As4()
+	addr[2]++
+	return netip.PrefixFrom(netip.AddrFrom4(addr), subnet.Bits())
+}
+
+func nextV6(subnet netip.Prefix) netip.Prefix {
+	addr := subnet.Addr().As16()
+	addr[7]++
+	return netip.PrefixFrom(netip.AddrFrom16(addr), subnet.Bits())
+}
+
+// subnetTries bounds the neighbours that are looked at.
+const subnetTries = 100
+
+// chooseSubnet returns the first of a subnet and its neighbours that is free, or
+// present if that is one of them.
+func chooseSubnet(first, present netip.Prefix, taken []netip.Prefix, next func(netip.Prefix) netip.Prefix) (netip.Prefix, error) {
+	var free []netip.Prefix
+	subnet := first
+	for range subnetTries {
+		if !slices.ContainsFunc(taken, subnet.Overlaps) {
+			free = append(free, subnet)
 		}
-		v4[2]++
+		subnet = next(subnet)
 	}
-	for range tries {
-		link.V6 = netip.PrefixFrom(netip.AddrFrom16(v6), link.V6.Bits())
-		if free(link.V6) {
-			break
-		}
-		v6[7]++
+	switch {
+	case slices.Contains(free, present):
+		return present, nil
+	case len(free) == 0:
+		return first, fmt.Errorf("choose the machine's network: all of %d candidates from %s on overlap networks of the host or the engine", subnetTries, first)
 	}
-	if !free(link.V4) || !free(link.V6) {
-		return link, fmt.Errorf("choose the machine's network: the host has routes to all of %d candidates from %s on", tries, portolan.DefaultLink().V4)
-	}
-	return link, nil
+	return free[0], nil
 }

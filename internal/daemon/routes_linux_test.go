@@ -10,21 +10,29 @@ import (
 
 func TestChooseLink(t *testing.T) {
 	for _, c := range []struct {
-		name   string
-		routes []string
-		v4, v6 string
+		name    string
+		present string
+		routes  []string
+		v4, v6  string
 	}{
-		{"nothing in the way", []string{"10.0.0.0/8"}, "192.168.65.0/24", "fdc4:f303:9324::/64"},
-		{"the default is taken", []string{"192.168.65.128/25"}, "192.168.66.0/24", "fdc4:f303:9324::/64"},
-		{"several are", []string{"192.168.65.0/24", "192.168.66.0/23"}, "192.168.68.0/24", "fdc4:f303:9324::/64"},
-		{"IPv6 is", []string{"fdc4:f303:9324::/64"}, "192.168.65.0/24", "fdc4:f303:9324:1::/64"},
+		{"nothing in the way", "", []string{"10.0.0.0/8"}, "192.168.65.0/24", "fdc4:f303:9324::/64"},
+		{"the default is taken", "", []string{"192.168.65.128/25"}, "192.168.66.0/24", "fdc4:f303:9324::/64"},
+		{"several are", "", []string{"192.168.65.0/24", "192.168.66.0/23"}, "192.168.68.0/24", "fdc4:f303:9324::/64"},
+		{"IPv6 is", "", []string{"fdc4:f303:9324::/64"}, "192.168.65.0/24", "fdc4:f303:9324:1::/64"},
+		{"a neighbour is free still", "192.168.67.0/24", []string{"10.0.0.0/8"}, "192.168.67.0/24", "fdc4:f303:9324::/64"},
+		{"a neighbour is taken as well", "192.168.66.0/24", []string{"192.168.65.0/24", "192.168.66.0/24"}, "192.168.67.0/24", "fdc4:f303:9324::/64"},
+		{"what was once chosen", "10.9.8.0/24", []string{"10.0.0.0/8"}, "192.168.65.0/24", "fdc4:f303:9324::/64"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var routes []netip.Prefix
 			for _, r := range c.routes {
 				routes = append(routes, netip.MustParsePrefix(r))
 			}
-			link, err := chooseLink(settings.Values{Link: portolan.DefaultLink()}, routes)
+			var present portolan.Link
+			if c.present != "" {
+				present.V4 = netip.MustParsePrefix(c.present)
+			}
+			link, err := chooseLink(settings.Values{Link: portolan.DefaultLink()}, present, routes)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -36,7 +44,7 @@ func TestChooseLink(t *testing.T) {
 			}
 		})
 	}
-	if _, err := chooseLink(settings.Values{Link: portolan.DefaultLink()}, []netip.Prefix{netip.MustParsePrefix("192.0.0.0/2")}); err == nil {
+	if _, err := chooseLink(settings.Values{Link: portolan.DefaultLink()}, portolan.Link{}, []netip.Prefix{netip.MustParsePrefix("192.0.0.0/2")}); err == nil {
 		t.Error("no free network, yet one is chosen")
 	}
 }

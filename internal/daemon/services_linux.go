@@ -34,12 +34,17 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 	}
 	containers := &containers{socket: d.Profile.EngineSocket()}
 	hostNames := newHostNames(containers, d.settings.Snapshot().Values.HostNames, d.Log.With("part", "host-names"))
-	path, err := router.Attach(ctx, d.Profile.HelperSocket(), d.spec.Link, d.Log.With("part", "router"))
+	if d.told().Moving {
+		if err := router.Move(d.Profile.HelperSocket(), d.link()); err != nil {
+			return err
+		}
+	}
+	path, err := router.Attach(ctx, d.Profile.HelperSocket(), d.link(), d.Log.With("part", "router"))
 	if err != nil {
 		return err
 	}
 	resolver := dns.New(dns.Config{
-		Link: d.spec.Link, Source: names, Filter: d.dnsFilter, Local: d.families.has, Networks: path.Networks(),
+		Link: d.link(), Source: names, Filter: d.dnsFilter, Local: d.families.has, Networks: path.Networks(),
 		Log: d.Log.With("part", "dns"),
 	})
 	d.setResolver(resolver)
@@ -51,7 +56,7 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 	d.followProxies(ctx, group, policies)
 	proxies := d.newProxies(policies, resolver)
 	out := egress.New(egress.Config{
-		Link: d.spec.Link, DNS: resolver, Machine: path, Networks: path.Networks(), Log: d.Log.With("part", "egress"),
+		Link: d.link(), Former: d.formerLinks, DNS: resolver, Machine: path, Networks: path.Networks(), Log: d.Log.With("part", "egress"),
 		Mode: d.mode, Ports: system.NewOutgoing(func() system.PortRange { return d.engineConfig().RandomPorts }),
 		AllowHost: allowHost, Proxies: proxies,
 	})
@@ -64,21 +69,22 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 	proxies.join(out, link)
 	socks.join(d, path, link, hostNames)
 	publishing := publish.Config{
-		Link: d.spec.Link, Machine: path, Log: d.Log.With("part", "publish"),
+		Link: d.link(), Machine: path, Log: d.Log.With("part", "publish"),
 		Networks: link.networks, Holder: d.deputy.Holder, ListenOn: d.listenOn,
-		Relay: relay.TCP, Labels: containers.labels, Name: containers.nameOf,
+		Relay: relay.TCP, Labels: containers.labels, Name: containers.nameOf, Changed: func() { link.outside.changed() },
 	}
 	link.Table = publish.New(publishing)
 	link.hostNet = newHostNetwork(d, publishing)
 	d.hostNet.Store(link.hostNet)
 	link.busy = newBusyPorts(d, link.Table)
+	link.outside = newOutside(d, func() []api.Port { return append(link.Table.List(), link.hostNet.list()...) })
 	added := newAddedPorts(link.Table, containers, addedPortsFile(d.Profile), d.Log.With("part", "ports"))
 	d.setPorts(link.Table, added)
-	d.setHostLink(path, link.networks, hostNames)
+	d.setHostLink(path, link.networks, hostNames, link.outside)
 
 	group.Go(func() error { return d.settings.Follow(ctx, d.settingsChanged, d.Log.With("part", "settings")) })
 	group.Go(func() error {
-		return d.families.follow(ctx, d.Profile, names.NetworkChanged, d.Log.With("part", "families"))
+		return d.families.follow(ctx, d.Profile, d.networkChanged(names), d.Log.With("part", "families"))
 	})
 	group.Go(func() error { return endLost(ctx, d.Log.With("part", "addresses")) })
 	group.Go(func() error { return names.Run(ctx) })
@@ -105,10 +111,13 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 		return serveClients(ctx, users, clients.Serve, d.Log.With("part", "engine-socket"))
 	})
 	group.Go(func() error { d.certificates.Load().run(ctx); return nil })
+	group.Go(func() error { d.avoidClashes(ctx, clients.WhileQuiet); return nil })
+	group.Go(func() error { d.forgetLinks(ctx, containers); return nil })
 	group.Go(func() error { return d.watchMachine(ctx, path) })
 	group.Go(func() error { trimLogs(ctx, d.Profile.LogDir(), d.Log); return nil })
 	group.Go(func() error { added.run(ctx); return nil })
 	group.Go(func() error { link.busy.run(ctx); return nil })
+	group.Go(func() error { link.outside.run(ctx); return nil })
 	group.Go(func() error { d.followBinding(ctx, link.Table, link.hostNet.table); return nil })
 	group.Go(func() error { hostNames.run(ctx); return nil })
 	group.Go(func() error { socks.run(ctx); return nil })
@@ -127,6 +136,7 @@ type agentSide struct {
 	known   atomic.Pointer[[]netip.Prefix]
 	busy    *busyPorts
 	hostNet *hostNetwork
+	outside *outside
 }
 
 // AgentHere comes before all that the agent says.
@@ -134,6 +144,7 @@ func (a *agentSide) AgentHere() {
 	a.Table.AgentHere()
 	a.busy.tellAgain()
 	a.hostNet.agentHere()
+	a.outside.changed()
 }
 
 // AgentGone comes when nobody speaks for the machine any more.

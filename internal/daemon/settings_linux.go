@@ -18,7 +18,6 @@ import (
 	"github.com/portolan-net/portolan/internal/engine"
 	"github.com/portolan-net/portolan/internal/portolan"
 	"github.com/portolan-net/portolan/internal/settings"
-	"github.com/portolan-net/portolan/internal/spec"
 )
 
 // openSettings reads the settings before anything is started with them. The
@@ -46,7 +45,7 @@ func (d *daemon) takeSettings() {
 	defer d.taking.Unlock()
 	before := d.values.Swap(&d.settings.Snapshot().Values)
 	d.chooseProxies()
-	d.endForbidden()
+	d.limitHost()
 	d.moveListeners(before)
 	if before != nil && before.Certificates != d.values.Load().Certificates {
 		d.tellBuilds()
@@ -123,6 +122,13 @@ func (d *daemon) applySettings(ctx context.Context, restart bool) (api.Applied, 
 		d.takeSettings() // the follower may have read them, and not come to this yet
 	}
 	var applied api.Applied
+	if restart {
+		moved, err := d.moveAsWanted(ctx)
+		if err != nil {
+			return applied, err
+		}
+		applied.Moved = moved
+	}
 	wanted := d.wantedConfig()
 	if restart && (!same(wanted, d.engineConfig()) || d.certificatesPending()) {
 		ctx, cancel := context.WithTimeout(ctx, engineRestart)
@@ -159,10 +165,10 @@ func (d *daemon) tellBuilds() {
 
 // writeSpecLocked writes what is in force for those in the machine who read it.
 func (d *daemon) writeSpecLocked() error {
-	cfg, c := d.spec, d.configured
-	cfg.Mode, cfg.EngineOptions, cfg.RandomPorts = c.Mode, c.Options, c.RandomPorts
-	cfg.BuildCertificates = d.values.Load().Certificates
-	return spec.Write(cfg)
+	next, c := d.spec, d.configured
+	next.Mode, next.EngineOptions, next.RandomPorts = c.Mode, c.Options, c.RandomPorts
+	next.BuildCertificates = d.values.Load().Certificates
+	return d.setSpecLocked(next)
 }
 
 func same(a, b agent.EngineConfig) bool {
@@ -195,25 +201,25 @@ func (d *daemon) pending(ctx context.Context) []string {
 	if d.certificatesPending() {
 		found = append(found, "the host's CA certificates have changed: the engine trusts them when nobody is attached, builds or pulls, or now: portolan settings apply")
 	}
-	return append(found, d.pendingSubnets(ctx, v)...)
+	return append(append(found, d.pendingSubnets(ctx, v)...), d.pendingFormer(ctx)...)
 }
 
 // clashes names networks of the host that overlap the machine's own.
 func (d *daemon) clashes(routes []netip.Prefix) []string {
-	v := d.values.Load()
+	v, link := d.values.Load(), d.link()
 	var found []string
 	for _, own := range []struct {
 		key    string
 		fixed  bool
 		subnet netip.Prefix
-	}{{settings.KeySubnet4, v.FixedV4, d.spec.Link.V4}, {settings.KeySubnet6, v.FixedV6, d.spec.Link.V6}} {
+	}{{settings.KeySubnet4, v.FixedV4, link.V4}, {settings.KeySubnet6, v.FixedV6, link.V6}} {
 		for _, route := range routes {
 			if !route.Overlaps(own.subnet) {
 				continue
 			}
-			advice := "another one is chosen by: portolan down && portolan up"
+			advice := "the machine moves to another one when nobody is attached, builds or pulls, and no swarm keeps it; or now: portolan settings apply"
 			if own.fixed {
-				advice = fmt.Sprintf("choose another one: portolan settings set %s ..., then: portolan down && portolan up", own.key)
+				advice = fmt.Sprintf("choose another one: portolan settings set %s ...", own.key)
 			}
 			found = append(found, fmt.Sprintf("the host has a route to %s, which overlaps the machine's network %s: containers do not reach it; %s", route, own.subnet, advice))
 		}

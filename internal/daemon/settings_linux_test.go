@@ -87,13 +87,13 @@ func TestSameConfig(t *testing.T) {
 func TestFixedLink(t *testing.T) {
 	v := settings.Values{Link: portolan.DefaultLink(), FixedV4: true}
 	routes := []netip.Prefix{netip.MustParsePrefix("192.168.64.0/20"), netip.MustParsePrefix("fdc4:f303:9324::/48")}
-	link, err := chooseLink(v, routes[:1])
+	link, err := chooseLink(v, portolan.Link{}, routes[:1])
 	if err != nil || link != v.Link {
 		t.Errorf("a chosen subnet became %v, %v", link, err)
 	}
 	d := &daemon{spec: spec.Machine{Link: v.Link}}
 	d.values.Store(&v)
-	for i, want := range []string{"overlaps the machine's network 192.168.65.0/24: containers do not reach it; choose another one", "another one is chosen by"} {
+	for i, want := range []string{"overlaps the machine's network 192.168.65.0/24: containers do not reach it; choose another one", "the machine moves to another one"} {
 		found := d.clashes(routes[i : i+1])
 		if len(found) != 1 || !strings.Contains(found[0], routes[i].String()) || !strings.Contains(found[0], want) {
 			t.Errorf("%s: %q, want %q in it", routes[i], found, want)

@@ -38,7 +38,7 @@ func (s *socksServer) join(d *daemon, machine datapath.Machine, link *agentSide,
 
 // hasContainer reports addresses that a container may have.
 func (a *agentSide) hasContainer(addr netip.Addr) bool {
-	if addr.IsLoopback() || addr.IsLinkLocalUnicast() || a.daemon.spec.Link.Contains(addr) {
+	if addr.IsLoopback() || addr.IsLinkLocalUnicast() || a.daemon.link().Contains(addr) {
 		return false
 	}
 	return slices.ContainsFunc(a.networks(), func(network netip.Prefix) bool { return network.Contains(addr) })

@@ -5,26 +5,50 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net/netip"
 
 	"github.com/portolan-net/portolan/internal/settings"
+	"github.com/portolan-net/portolan/internal/system"
 )
 
-// pendingSubnets names the subnets that somebody chose and the machine does not
-// have, and how it comes to them.
-func (d *daemon) pendingSubnets(ctx context.Context, v *settings.Values) []string {
-	var found []string
-	for _, subnet := range []struct {
-		key        string
-		fixed      bool
-		wanted, in netip.Prefix
-	}{{settings.KeySubnet4, v.FixedV4, v.Link.V4, d.spec.Link.V4}, {settings.KeySubnet6, v.FixedV6, v.Link.V6, d.spec.Link.V6}} {
-		if subnet.fixed && subnet.wanted != subnet.in {
-			found = append(found, fmt.Sprintf("%s %s: the machine is on %s until: portolan down && portolan up", subnet.key, subnet.wanted, subnet.in))
+// networkChanged tells who wants to know that the host's network has changed.
+func (d *daemon) networkChanged(names *system.NameWatcher) func() {
+	return func() {
+		names.NetworkChanged()
+		select {
+		case d.routesChanged <- struct{}{}:
+		default: // there is one to come
 		}
 	}
-	if len(found) > 0 && inSwarm(ctx, d.Profile.EngineSocket()) {
-		found = append(found, "the engine is in a swarm, whose members know it by an address of the present subnet: before the machine gets another one, type: docker swarm leave")
+}
+
+// moveAsWanted moves the machine where the settings want it, and reports whether
+// it had to.
+func (d *daemon) moveAsWanted(ctx context.Context) (bool, error) {
+	link, err := d.wantedLink(d.values.Load())
+	if err != nil {
+		return false, err
+	}
+	if now := d.told(); now.Link == link && !now.Moving {
+		return false, nil
+	}
+	return true, d.move(ctx, link)
+}
+
+// pendingSubnets says that the machine is not where the settings want it, and how
+// it comes there.
+func (d *daemon) pendingSubnets(ctx context.Context, v *settings.Values) []string {
+	wanted, err := d.wantedLink(v)
+	now := d.told()
+	switch {
+	case err != nil || now.Link == wanted && !now.Moving:
+		return nil
+	case now.Moving && now.Link == wanted:
+		return []string{"the machine's network is moving; if that does not end: portolan settings apply"}
+	}
+	found := []string{fmt.Sprintf("%s, %s: the machine is on %s and %s, and moves to %s and %s by: portolan settings apply",
+		settings.KeySubnet4, settings.KeySubnet6, now.Link.V4, now.Link.V6, wanted.V4, wanted.V6)}
+	if err := d.mayMove(ctx, wanted); err != nil {
+		found = append(found, err.Error())
 	}
 	return found
 }

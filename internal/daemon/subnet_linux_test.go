@@ -20,6 +20,7 @@ import (
 func TestPendingSubnets(t *testing.T) {
 	dir := t.TempDir()
 	d := &daemon{Options: Options{Profile: profile.Profile{RunDir: dir}}, spec: spec.Machine{Link: portolan.DefaultLink()}}
+	moving := &daemon{Options: d.Options, spec: spec.Machine{Link: portolan.DefaultLink(), Moving: true}}
 	if err := os.Mkdir(d.Profile.SharedDir(), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -38,18 +39,20 @@ func TestPendingSubnets(t *testing.T) {
 	other := same
 	other.Link.V4 = netip.MustParsePrefix("10.9.8.0/24")
 	for _, c := range []struct {
+		d     *daemon
 		state string
 		v     settings.Values
 		want  []string
 	}{
-		{"inactive", same, nil},
-		{"active", same, nil},
-		{"inactive", other, []string{"linuxVM.vpnkitCIDR 10.9.8.0/24: the machine is on 192.168.65.0/24"}},
-		{"active", other, []string{"linuxVM.vpnkitCIDR 10.9.8.0/24", "docker swarm leave"}},
-		{"pending", other, []string{"linuxVM.vpnkitCIDR 10.9.8.0/24", "docker swarm leave"}},
+		{d, "inactive", same, nil},
+		{d, "active", same, nil},
+		{moving, "active", same, []string{"is moving; if that does not end: portolan settings apply"}},
+		{d, "inactive", other, []string{"the machine is on 192.168.65.0/24 and fdc4:f303:9324::/64, and moves to 10.9.8.0/24 and fdc4:f303:9324::/64 by: portolan settings apply"}},
+		{d, "active", other, []string{"moves to 10.9.8.0/24", "docker swarm leave"}},
+		{d, "pending", other, []string{"moves to 10.9.8.0/24", "docker swarm leave"}},
 	} {
 		state = c.state
-		got := d.pendingSubnets(t.Context(), &c.v)
+		got := c.d.pendingSubnets(t.Context(), &c.v)
 		if len(got) != len(c.want) {
 			t.Errorf("%s: %q, want %q", c.state, got, c.want)
 			continue

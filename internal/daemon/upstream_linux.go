@@ -18,22 +18,32 @@ import (
 
 // upstreams keeps the proxy policies up to date. The zero value has none yet.
 type upstreams struct {
-	live    atomic.Pointer[proxy.Live]
-	problem atomic.Pointer[string] // of the password command
+	live   atomic.Pointer[proxy.Live]
+	report atomic.Pointer[deputy.Report] // the deputy's last one
 }
 
 // followProxies starts what keeps policies up to date.
 func (d *daemon) followProxies(ctx context.Context, group *errgroup.Group, policies *proxy.Source) {
 	live := proxy.NewLive(policies, proxy.RealHost(), proxy.NewLoader((&net.Dialer{}).DialContext), d.Log.With("part", "proxy"))
 	d.upstreams.live.Store(live)
+	d.takeReport()
 	d.chooseProxies()
 	group.Go(func() error { return live.Run(ctx) })
-	group.Go(func() error {
-		return d.deputy.FollowReports(ctx, func(r deputy.Report) {
-			d.upstreams.problem.Store(&r.Problem)
-			live.SetHost(r.Proxies, r.Password)
-		})
+}
+
+// followReports takes what the deputy reports, until ctx ends.
+func (d *daemon) followReports(ctx context.Context) error {
+	return d.deputy.FollowReports(ctx, func(r deputy.Report) {
+		d.upstreams.report.Store(&r)
+		d.takeReport()
 	})
+}
+
+// takeReport hands the last report on to the policies, whichever came first.
+func (d *daemon) takeReport() {
+	if live, r := d.upstreams.live.Load(), d.upstreams.report.Load(); live != nil && r != nil {
+		live.SetHost(r.Proxies, r.Password)
+	}
 }
 
 // chooseProxies hands the settings on, and has the password found out again.
@@ -63,8 +73,8 @@ func (d *daemon) proxyProblems() []string {
 		return nil
 	}
 	found := live.Problems()
-	if p := d.upstreams.problem.Load(); p != nil && *p != "" {
-		found = append(found, *p)
+	if r := d.upstreams.report.Load(); r != nil && r.Problem != "" {
+		found = append(found, r.Problem)
 	}
 	return found
 }

@@ -44,6 +44,8 @@ type Machine struct {
 	// HostRoutes are networks that the host can reach; the engine must not
 	// choose them for its own networks.
 	HostRoutes []netip.Prefix `json:"hostRoutes"`
+	// Came is when the machine came to Link; zero for its first one.
+	Came time.Time `json:"came,omitzero"`
 	// Former are the links before this one that running containers may know.
 	Former []FormerLink `json:"former,omitempty"`
 	// Moving says that router, agent and engine have not all come to Link yet.
@@ -53,7 +55,13 @@ type Machine struct {
 // FormerLink is a link that the machine has left.
 type FormerLink struct {
 	Link portolan.Link `json:"link"`
-	Left time.Time     `json:"left"`
+	Came time.Time     `json:"came,omitzero"` // as in Machine
+	Left time.Time     `json:"left,omitzero"` // zero while the engine has it still
+}
+
+// Known reports whether a container that was started then may know the link.
+func (f FormerLink) Known(started time.Time) bool {
+	return !started.Before(f.Came) && (f.Left.IsZero() || started.Before(f.Left))
 }
 
 // fileName is Machine's file in both directories.
