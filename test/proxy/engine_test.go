@@ -51,6 +51,8 @@ func TestEngineBehindProxy(t *testing.T) {
 	t.Run("variables", func(t *testing.T) { checkVariables(t, s, []string{".corp.test", "10.1.0.0/16", "always"}) })
 	t.Run("the user's own win", func(t *testing.T) { checkOwnVariables(t, s) })
 	t.Run("build", func(t *testing.T) { checkBuild(t, s) })
+	t.Run("classic build", func(t *testing.T) { checkClassicBuild(t, s) })
+	t.Run("build without certificates", func(t *testing.T) { checkNoCertificatesInBuild(t, s) })
 	t.Run("compose", func(t *testing.T) { checkCompose(t, s) })
 	t.Run("trust follows", func(t *testing.T) {
 		if out, code := s.TryDocker(t, "login", "-u", user, "-p", word, registryName); code == 0 || !strings.Contains(out, "certificate") {
@@ -71,6 +73,7 @@ func TestEngineBehindProxy(t *testing.T) {
 		if got := s.Toolbox(t, []string{"-e", "SSL_CERT_FILE=/nowhere"}, "get", "https://web.internet.test:8443/"); got.Outcome == testimage.OK {
 			t.Error("a container with certificates of its own choice trusts the inspector")
 		}
+		checkCertificatesInBuild(t, s)
 	})
 	if now := s.Docker(t, "inspect", "-f", "{{.State.StartedAt}} {{.State.Pid}}", "always"); now != started {
 		t.Errorf("the container that ran all along was %s and is %s", started, now)
@@ -197,43 +200,6 @@ func checkOwnVariables(t *testing.T, s *stage.Stage) {
 	defer s.Docker(t, "rm", id)
 	if env := s.Docker(t, "inspect", "-f", "{{.Config.Env}}", id); !strings.Contains(env, "HTTP_PROXY=http://image.test:1") || strings.Contains(env, "http_proxy=") || !strings.Contains(env, "HTTPS_PROXY="+forward) {
 		t.Errorf("with the image's own: %s", env)
-	}
-}
-
-// build builds an image from the test image with more lines of a Dockerfile.
-func build(t *testing.T, s *stage.Stage, tag, lines string, flags ...string) string {
-	t.Helper()
-	dir := filepath.Join(s.Lab.Dir, "build-"+tag)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	text := "FROM " + testimage.Name + "\n" + lines
-	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	out, code := s.TryDocker(t, append(append([]string{"build", "--progress", "plain", "--no-cache", "-t", tag}, flags...), dir)...)
-	if code != 0 {
-		t.Fatalf("docker build: exit code %d\n%s", code, out)
-	}
-	return out
-}
-
-// checkBuild: a RUN that downloads, with BuildKit by way of buildx, which has
-// nothing of the proxies in the image that it makes.
-func checkBuild(t *testing.T, s *stage.Stage) {
-	const lines = "RUN [\"/bin/toolbox\", \"get\", \"http://web.internet.test/ip\"]\nRUN [\"/bin/busybox\", \"env\"]\n"
-	out := build(t, s, "downloads", lines)
-	for _, want := range []string{"HTTP_PROXY=" + forward, "no_proxy=localhost,"} {
-		if !strings.Contains(out, want) || !bySquid(out) {
-			t.Errorf("the build is without %s:\n%s", want, out)
-		}
-	}
-	if env := s.Docker(t, "image", "inspect", "-f", "{{.Config.Env}}", "downloads"); strings.Contains(strings.ToLower(env), "proxy") {
-		t.Errorf("the image has %s", env)
-	}
-	out = build(t, s, "chosen", "RUN [\"/bin/busybox\", \"env\"]\n", "--build-arg", "http_proxy=http://mine.test:1")
-	if strings.Contains(out, "HTTP_PROXY="+forward) || !strings.Contains(out, "http_proxy=http://mine.test:1") {
-		t.Errorf("with --build-arg:\n%s", out)
 	}
 }
 

@@ -78,6 +78,7 @@ func TestDialers(t *testing.T) {
 	for _, c := range []struct{ name, upstream, host string }{
 		{"squid", "http://" + squidOpen, "web.internet.test"},
 		{"squid with Basic", "http://" + user + "@" + squidBasic, "web.internet.test"},
+		{"squid with NTLM", "http://" + url.UserPassword(`CORP\me`, password).String() + "@" + squidNTLM, "web.internet.test"},
 		{"squid in TLS", "https://" + squidTLS, "web.internet.test"},
 		{"tinyproxy", "http://" + tinyproxy, lab.WebV4},
 		{"dante, address", "socks5://" + dante, lab.WebV4},
@@ -135,6 +136,8 @@ func (w world) checkRefusals(t *testing.T) {
 	}{
 		{"squid forbids", "http://" + squidOpen, "x.forbidden.test:443", 403},
 		{"squid wants a login", "http://" + squidBasic, "web.internet.test:7", 407},
+		{"squid wants NTLM", "http://" + squidNTLM, "web.internet.test:7", 407},
+		{"Samba does not know me", `http://CORP%5Cme:wrong@` + squidNTLM, "web.internet.test:7", 407},
 		{"squid does not know me", "http://me:wrong@" + squidBasic, "web.internet.test:7", 407},
 		{"tinyproxy forbids the port", "http://" + tinyproxy, lab.WebV4 + ":25", 403},
 		{"dante forbids", "socks5h://" + dante, lab.EmptyV4 + ":7", 2},

@@ -221,6 +221,7 @@ func TestMachineBehindProxies(t *testing.T) {
 	}{
 		{"squid", "http://" + squidOpen, []string{plain, secure}},
 		{"squid with a login", "http://me:wo%3Art%40%2F1@" + squidBasic, []string{plain, secure}},
+		{"squid with NTLM", `http://CORP%5Cme:wo%3Art%40%2F1@` + squidNTLM, []string{plain, secure}},
 		{"TLS to squid", "https://" + squidTLS, []string{plain, secure}},
 		{"tinyproxy", "http://" + tinyproxy, []string{plain}}, // it has no CONNECT to 443
 		{"dante", "socks5h://" + dante, []string{plain, secure}},

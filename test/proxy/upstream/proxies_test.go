@@ -28,6 +28,7 @@ const (
 	squidOpen  = lab.NeighbourV4 + ":3128"
 	squidBasic = lab.NeighbourV4 + ":3129" // me, with password
 	squidTLS   = lab.NeighbourV4 + ":3130" // its certificate is for squidName
+	squidNTLM  = lab.NeighbourV4 + ":3131" // CORP\me, with password
 	tinyproxy  = lab.NeighbourV4 + ":8888"
 	dante      = lab.NeighbourV4 + ":1080"
 
@@ -126,13 +127,20 @@ func (o office) startSquid() (ca *x509.Certificate, stop func()) {
 	config := o.write("squid.conf", fmt.Sprintf(`http_port %[1]s
 http_port %[2]s
 https_port %[3]s tls-cert=%[4]s
+http_port %[9]s
 auth_param basic program %[5]s
 auth_param basic children 1
+auth_param ntlm program %[10]s
+auth_param ntlm children 1
+acl ntlm myportname %[9]s
+auth_schemes ntlm ntlm
+auth_schemes basic all
 acl me proxy_auth REQUIRED
 acl basic myportname %[2]s
 acl forbidden dstdomain .forbidden.test
 http_access deny forbidden
 http_access deny basic !me
+http_access deny ntlm !me
 http_access allow all
 cache deny all
 cache_mem 1 MB
@@ -151,7 +159,7 @@ pinger_enable off
 unlinkd_program %[8]s/usr/lib/squid/unlinkd
 netdb_filename none
 shutdown_lifetime 0 seconds
-`, squidOpen, squidBasic, squidTLS, o.write("squid.pem", cert, 0o600), login, lab.DNSV4, o.dir, where), 0o644)
+`, squidOpen, squidBasic, squidTLS, o.write("squid.pem", cert, 0o600), login, lab.DNSV4, o.dir, where, squidNTLM, o.judge()), 0o644)
 	// Its shared memory has the name of its service, is the computer's, and stays
 	// when it is killed.
 	service := fmt.Sprintf("lab%d", os.Getpid())
@@ -161,8 +169,26 @@ shutdown_lifetime 0 seconds
 			_ = os.Remove(path)
 		}
 	})
-	stop = o.start([]string{squidOpen, squidBasic, squidTLS}, filepath.Join(where, "usr/sbin/squid"), "-N", "-n", service, "-f", config)
+	stop = o.start([]string{squidOpen, squidBasic, squidTLS, squidNTLM}, filepath.Join(where, "usr/sbin/squid"), "-N", "-n", service, "-f", config)
 	return ca, stop
+}
+
+// judge is what tells squid whether a login by NTLM is right: Samba's program,
+// which knows one password, and no domain.
+func (o office) judge() string {
+	o.t.Helper()
+	samba := program(o.t, "samba")
+	libraries, err := filepath.Glob(filepath.Join(samba, "usr/lib/*/libtalloc.so.2"))
+	if err != nil || len(libraries) != 1 {
+		o.t.Fatalf("find Samba's libraries in %s: %v, %v", samba, libraries, err)
+	}
+	lib := filepath.Dir(libraries[0])
+	config := "[global]\nworkgroup = CORP\nnetbios name = PROXY\n"
+	for _, dir := range []string{"private dir", "lock directory", "state directory", "cache directory", "pid directory", "ncalrpc dir"} {
+		config += dir + " = " + o.dir + "\n"
+	}
+	return o.write("judge", fmt.Sprintf("#!/bin/sh\nLD_LIBRARY_PATH=%[1]s:%[1]s/samba exec %[2]s/usr/bin/ntlm_auth --configfile=%[3]s --helper-protocol=squid-2.5-ntlmssp --password='%[4]s'\n",
+		lib, samba, o.write("smb.conf", config, 0o644), password), 0o755)
 }
 
 func (o office) startTinyproxy() {
