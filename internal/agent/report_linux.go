@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/portolan-net/portolan/internal/agentlink"
@@ -47,18 +48,25 @@ func (r *report) latest() (api.Engine, []netip.Prefix, *portolan.HostNetwork, <-
 	return r.engine, r.networks, r.host, r.changed
 }
 
-// push tells one daemon everything, and again after each change, until ctx
-// ends with the connection to it. A message that does not arrive means that the
-// daemon is going: the next one is told anew.
+// push tells one daemon everything, and then each change, until ctx ends with the
+// connection to it. A message that does not arrive means that the daemon is going:
+// the next one is told anew.
 func (r *report) push(ctx context.Context) {
+	var told struct {
+		engine   *api.Engine
+		networks []netip.Prefix
+		host     *portolan.HostNetwork
+	}
 	for {
 		engine, networks, host, changed := r.latest()
-		if networks != nil {
-			_ = r.daemon.SetNetworks(ctx, networks)
+		if !slices.Equal(networks, told.networks) && r.daemon.SetNetworks(ctx, networks) == nil {
+			told.networks = networks
 		}
-		_ = r.daemon.SetEngine(ctx, engine)
-		if host != nil {
-			_ = r.daemon.SetHostNetwork(ctx, *host)
+		if (told.engine == nil || engine != *told.engine) && r.daemon.SetEngine(ctx, engine) == nil {
+			told.engine = &engine
+		}
+		if host != told.host && r.daemon.SetHostNetwork(ctx, *host) == nil {
+			told.host = host
 		}
 		select {
 		case <-ctx.Done():

@@ -24,7 +24,7 @@ type extras struct {
 // newEngineSocket returns what carries docker's connections.
 func (d *daemon) newEngineSocket(policy func() *proxy.Policy) *enginesocket.Proxy {
 	e := &extras{daemon: d, policy: policy, log: d.Log.With("part", "engine-socket"), findPool: system.CertificateBundle, sysctls: unpaced()}
-	e.engine = enginesocket.New(enginesocket.Config{Engine: d.Profile.EngineSocket(), Extra: e.now, BeforeSwarm: d.beforeSwarm, Log: e.log})
+	e.engine = enginesocket.New(enginesocket.Config{Engine: d.Profile.EngineSocket(), Extra: e.now, BeforeSwarm: d.beforeSwarm, BeforeStart: d.beforeStart, Log: e.log})
 	return e.engine
 }
 

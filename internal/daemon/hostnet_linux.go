@@ -2,7 +2,9 @@ package daemon
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -44,10 +46,11 @@ type hostNetwork struct {
 	sockets []hostnet.Socket            // of the host, when services last looked; their owners do not change
 	own     map[uint32]bool             // of them, this process's
 
-	wake chan struct{} // something below has changed
-	mu   sync.Mutex    // guards the two below
-	told *portolan.HostNetwork
-	anew bool // an agent has come, which knows nothing
+	wake    chan struct{} // something below has changed
+	mu      sync.Mutex    // guards what follows
+	told    *portolan.HostNetwork
+	anew    bool            // an agent has come, which knows nothing
+	waiting []chan struct{} // of containers that start when the agent knows the host's services
 }
 
 // newHostNetwork makes the table with what is like that of published ports in cfg.
@@ -89,18 +92,9 @@ func (h *hostNetwork) run(ctx context.Context) {
 	defer look.Stop()
 	tried := time.Now()
 	for {
-		h.mu.Lock()
-		told, anew := h.told, h.anew
-		h.anew = false
-		h.mu.Unlock()
-		if anew {
-			h.sent = nil
-		}
 		again := look.C
-		if told == nil || !told.Used {
+		if !h.serve(ctx) {
 			again = nil
-		} else {
-			h.tellServices(ctx)
 		}
 		select {
 		case <-ctx.Done():
@@ -117,6 +111,50 @@ func (h *hostNetwork) run(ctx context.Context) {
 				h.reconcile(ctx)
 			}
 		}
+	}
+}
+
+// serve tells the agent of the host's services, if containers may need them, and
+// reports whether they may.
+func (h *hostNetwork) serve(ctx context.Context) bool {
+	h.mu.Lock()
+	used, anew, waiting := h.told != nil && h.told.Used, h.anew, h.waiting
+	h.anew, h.waiting = false, nil
+	h.mu.Unlock()
+	if anew {
+		h.sent = nil
+	}
+	if used || len(waiting) > 0 {
+		h.tellServices(ctx, len(waiting) > 0)
+	}
+	for _, told := range waiting {
+		close(told)
+	}
+	return used
+}
+
+// beforeStart is enginesocket.Config.BeforeStart: a container on the host network
+// finds the host's services from its first instruction on. Where it fails they are
+// there a moment later.
+func (d *daemon) beforeStart(ctx context.Context, container string) {
+	h := d.hostNet.Load()
+	if v := d.values.Load(); h == nil || !v.HostNetwork || !v.HostLoopback {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	var inspected struct{ HostConfig struct{ NetworkMode string } }
+	err := askEngine(ctx, d.Profile.EngineSocket(), "/containers/"+container+"/json", func(body io.Reader) error {
+		return json.NewDecoder(body).Decode(&inspected)
+	})
+	if err != nil || inspected.HostConfig.NetworkMode != "host" {
+		return // the engine will say what is wrong
+	}
+	told := make(chan struct{})
+	h.change(func() { h.waiting = append(h.waiting, told) })
+	select {
+	case <-told:
+	case <-ctx.Done():
 	}
 }
 
@@ -192,17 +230,19 @@ func (h *hostNetwork) reconcile(ctx context.Context) {
 
 // tellServices tells the agent what waits on the host's loopback, where that has
 // changed. What this process itself listens on belongs to containers, or is not
-// for them.
-func (h *hostNetwork) tellServices(ctx context.Context) {
+// for them. With soon they are told anyway: a container is about to start.
+func (h *hostNetwork) tellServices(ctx context.Context, soon bool) {
 	services, err := h.services()
 	if err != nil {
 		h.log.Debug("look at the host's sockets", "error", err)
 		return
 	}
-	if h.sent != nil && slices.Equal(h.sent, services) {
+	if !soon && h.sent != nil && slices.Equal(h.sent, services) {
 		return
 	}
-	if err := agent.SetHostPorts(ctx, h.Profile.SharedDir(), services); err != nil {
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	if err := agent.SetHostPorts(ctx, h.Profile.SharedDir(), services, soon); err != nil {
 		h.log.Debug("tell the host's services", "error", err)
 		return
 	}

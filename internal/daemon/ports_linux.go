@@ -294,6 +294,7 @@ func (d *daemon) listPorts(ctx context.Context) []api.Port {
 			ports[i].Name = c.name()
 		}
 	}
+	added.containers.nameServices(ctx, ports)
 	if h := d.hostNet.Load(); h != nil {
 		ports = append(ports, added.containers.nameByID(ctx, h.list())...)
 	}

@@ -31,11 +31,12 @@ type Supervisor struct {
 	Report  func(api.Engine) // called after each change, never concurrently
 	Log     *slog.Logger
 
-	stopping atomic.Bool // Shutdown was called: nothing is started again
-	asked    atomic.Bool // Configure ends dockerd: that is no failure
-	config   sync.Mutex  // guards Layout and Options once Run has begun, and the files made of them
-	mu       sync.Mutex  // guards status and calls of Report
-	status   api.Engine
+	stopping   atomic.Bool // Shutdown was called: nothing is started again
+	asked      atomic.Bool // Configure ends dockerd: that is no failure
+	config     sync.Mutex  // guards Layout and Options once Run has begun, the files made of them, and the one below
+	swarmUntil time.Time   // till when dockerd may be about to enter swarm mode
+	mu         sync.Mutex  // guards status and calls of Report
+	status     api.Engine
 }
 
 // Run writes the configuration and supervises until ctx ends; the programs
@@ -164,7 +165,8 @@ const (
 	pingTimeout = 4 * time.Second
 )
 
-// watchReady keeps the status' Ready true to what dockerd answers.
+// watchReady keeps the status' Ready true to what dockerd answers, and notices that
+// dockerd has left swarm mode.
 func (s *Supervisor) watchReady(ctx context.Context) error {
 	client := http.Client{Timeout: pingTimeout, Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -177,6 +179,7 @@ func (s *Supervisor) watchReady(ctx context.Context) error {
 		s.update(func(e *api.Engine) { e.Ready = ready })
 		wait := readySoon
 		if ready {
+			s.afterSwarm()
 			wait = readySeldom
 		}
 		select {

@@ -20,6 +20,7 @@
 //	POST /grpc with Upgrade: h2c,         HTTP/2 is spoken with both sides, if there is something to add;
 //	or HTTP/2 from the first byte         the two Solve calls of BuildKit get build arguments
 //	POST /swarm/init, /swarm/join         waits until the engine is ready for it; as it is
+//	POST /containers/.../start, restart   waits until what the container may need is there; as it is
 //	all else                              head and body as they are
 //
 // To know which bytes answer a request that may switch, it is sent on a fresh

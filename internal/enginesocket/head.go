@@ -166,6 +166,17 @@ func (h *head) entersSwarm() bool {
 	return h.method == "POST" && (path == "/swarm/init" || path == "/swarm/join")
 }
 
+// starts is the name or id of the container that is to be started, as the target
+// has it; "" for other requests.
+func (h *head) starts() string {
+	rest, ok := strings.CutPrefix(h.path(), "/containers/")
+	container, what, _ := strings.Cut(rest, "/")
+	if !ok || h.method != "POST" || what != "start" && what != "restart" {
+		return ""
+	}
+	return container
+}
+
 // withTarget is the head's bytes with another target.
 func (h *head) withTarget(target string) []byte {
 	rest := h.raw[len(h.method)+1+len(h.target):]

@@ -28,6 +28,9 @@ type Config struct {
 	// BeforeSwarm is called before the engine is asked to enter swarm mode. nil does
 	// nothing.
 	BeforeSwarm func(context.Context)
+	// BeforeStart is called before the engine is asked to start a container, or to
+	// start it again, with the name or id by which it is asked. nil does nothing.
+	BeforeStart func(ctx context.Context, container string)
 	Log         *slog.Logger
 }
 

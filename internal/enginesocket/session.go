@@ -128,6 +128,11 @@ func (s *session) request(ctx context.Context, h head) error {
 	if before := s.proxy.config.BeforeSwarm; before != nil && h.entersSwarm() {
 		before(ctx)
 	}
+	if before := s.proxy.config.BeforeStart; before != nil {
+		if container := h.starts(); container != "" {
+			before(ctx, container)
+		}
+	}
 	if s.engine == nil {
 		if err := s.dial(ctx); err != nil {
 			return err

@@ -12,8 +12,10 @@
 //
 //	state    begins with                     does
 //	unknown  start of the agent              counts: containers may be older than it
-//	used     a container on the host network counts every Period
-//	unused   the engine says that none is    waits for the engine's next event
+//	used     a container on the host network, counts every Period
+//	         or one that is about to start
+//	unused   the engine says for a while     waits for the engine's next event
+//	         that none is
 //
 // A socket is a container's when a process holds it that shares the machine's
 // network and not its mounts: dockerd, containerd, the agent and the shims have

@@ -14,8 +14,12 @@ import (
 )
 
 // Period is the time between two looks at the machine's sockets. With the way to
-// the daemon, half of the 200 ms in which a port is to be on the host.
-const Period = 100 * time.Millisecond
+// the daemon it is a third of the 200 ms in which a port is to be on the host.
+const Period = 50 * time.Millisecond
+
+// lingering is how long the host's services stay for a container that is about to
+// start, or that is started again.
+const lingering = 10 * time.Second
 
 // Config is what a Watch needs.
 type Config struct {
@@ -34,10 +38,12 @@ type Watch struct {
 	last     *portolan.HostNetwork
 	young    map[uint32]bool // sockets that the round before saw first
 
-	wake chan struct{} // something below has changed
-	mu   sync.Mutex    // guards the two below
-	used bool
-	host []portolan.Listener
+	wake    chan struct{} // something below has changed
+	mu      sync.Mutex    // guards what follows
+	used    bool
+	soon    time.Time // till when it counts as used anyway
+	host    []portolan.Listener
+	waiting []chan struct{} // to be closed when the above is in force
 }
 
 // New looks at nothing yet.
@@ -53,9 +59,31 @@ func New(cfg Config) (*Watch, error) {
 }
 
 // SetHostPorts takes the services of the host's loopback that containers on the
-// host network shall find on the machine's: each with 127.0.0.1 or ::1.
-func (w *Watch) SetHostPorts(ports []portolan.Listener) {
-	w.change(func() { w.host = ports })
+// host network shall find on the machine's: each with 127.0.0.1 or ::1. It returns
+// when they do, or when ctx ends; with soon, a container is about to start.
+func (w *Watch) SetHostPorts(ctx context.Context, ports []portolan.Listener, soon bool) {
+	inForce := make(chan struct{})
+	w.change(func() {
+		w.host = ports
+		w.waiting = append(w.waiting, inForce)
+		if soon {
+			w.soon = time.Now().Add(lingering)
+		}
+	})
+	select {
+	case <-inForce:
+	case <-ctx.Done():
+	}
+}
+
+// setUsed takes whether there are containers on the host network.
+func (w *Watch) setUsed(used bool) {
+	w.change(func() {
+		if w.used && !used {
+			w.soon = time.Now().Add(lingering)
+		}
+		w.used = used
+	})
 }
 
 func (w *Watch) change(what func()) {
@@ -77,7 +105,7 @@ func (w *Watch) Run(ctx context.Context) error {
 	var following sync.WaitGroup
 	defer following.Wait()
 	following.Go(func() {
-		newEngine(w.cfg.Engine, w.cfg.Log).follow(ctx, func(used bool) { w.change(func() { w.used = used }) })
+		newEngine(w.cfg.Engine, w.cfg.Log).follow(ctx, w.setUsed)
 	})
 	ticks := time.NewTicker(Period)
 	defer ticks.Stop()
@@ -100,8 +128,15 @@ func (w *Watch) Run(ctx context.Context) error {
 // round looks once, and reports whether to look again soon.
 func (w *Watch) round(ctx context.Context) (bool, error) {
 	w.mu.Lock()
-	now, host := portolan.HostNetwork{Used: w.used, Listeners: []portolan.Listener{}}, w.host
+	used := w.used || time.Now().Before(w.soon)
+	now, host, waiting := portolan.HostNetwork{Used: used, Listeners: []portolan.Listener{}}, w.host, w.waiting
+	w.waiting = nil
 	w.mu.Unlock()
+	defer func() {
+		for _, inForce := range waiting {
+			close(inForce)
+		}
+	}()
 	if !now.Used {
 		w.report(now)
 		return false, w.redirect.set(ctx, nil, nil)

@@ -67,8 +67,8 @@ func New(t testing.TB, opts ...Option) *Lab {
 }
 
 // build makes directory, watchdog, nodes and network, in that order.
-func build(c config) (l *Lab, err error) {
-	l = &Lab{links: map[string]*Link{}, loss: map[string]float64{}}
+func build(c config) (_ *Lab, err error) {
+	l := &Lab{links: map[string]*Link{}, loss: map[string]float64{}}
 	if l.Dir, err = makeDir("portolan-lab"); err != nil {
 		return nil, err
 	}

@@ -42,6 +42,7 @@ func checkAll(t *testing.T, s *stage.Stage) {
 		{"ports appear on the host", checkPorts},
 		{"ports on loopback", checkLoopback},
 		{"open and close in time", checkTimes},
+		{"services of the host at once", checkServicesAtOnce},
 		{"services of the host", checkServices},
 		{"a service and a container on one port", checkYield},
 		{"containers on bridges gain nothing", checkBridge},
@@ -235,7 +236,7 @@ func loggedAt(t *testing.T, s *stage.Stage, container, word string) time.Time {
 	return at
 }
 
-// hostWord answers every TCP connection to addr on the lab's host with a word.
+// hostWord answers every HTTP request to addr on the lab's host with a word.
 func hostWord(t *testing.T, s *stage.Stage, addr, word string) net.Listener {
 	t.Helper()
 	ln, err := s.Lab.Host.Listen("tcp", addr)
@@ -250,6 +251,8 @@ func hostWord(t *testing.T, s *stage.Stage, addr, word string) net.Listener {
 			if err != nil {
 				return
 			}
+			// A request that nobody reads would make an RST of the close.
+			_, _ = conn.Read(make([]byte, 1<<12))
 			_, _ = io.WriteString(conn, "HTTP/1.0 200 OK\r\n\r\n"+word)
 			_ = conn.Close()
 		}
@@ -300,6 +303,18 @@ func client(t *testing.T, s *stage.Stage) {
 	t.Helper()
 	s.Docker(t, "run", "-d", "--name", "client", "--network", "host", testimage.Name, "sleep", "1h")
 	t.Cleanup(func() { s.Docker(t, "rm", "-f", "client") })
+}
+
+// A service of the host is there for the first act of a container, even if it is
+// as new as that.
+func checkServicesAtOnce(t *testing.T, s *stage.Stage) {
+	for i := range 20 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 9200+i)
+		hostWord(t, s, addr, "host")
+		if got := s.Toolbox(t, []string{"--network", "host"}, "get", "http://"+addr+"/"); got.Outcome != testimage.OK || got.Body != "host" {
+			t.Errorf("container %d gets http://%s/: %+v", i, addr, got)
+		}
+	}
 }
 
 func checkServices(t *testing.T, s *stage.Stage) {

@@ -10,8 +10,8 @@ import (
 )
 
 // Swarm mode needs no setting and stops no container; what its services publish
-// in host mode is on the host, and a taken port says why. (The routing mesh needs
-// the kernel's ip_vs.)
+// in host mode is on the host, and a taken port says why. Left, it is as if it had
+// never been. (The routing mesh: TestMesh.)
 func TestSwarm(t *testing.T) {
 	s := stage.Up(t)
 	s.Serve(t, "before", []string{"-p", "8081:80"}, "web", "-name", "before")
@@ -46,4 +46,21 @@ func TestSwarm(t *testing.T) {
 		out, code := s.TryDocker(t, "node", "ls", "-q")
 		return code == 0 && strings.TrimSpace(out) != ""
 	})
+	s.Docker(t, "swarm", "leave", "--force")
+	stage.Eventually(t, 2*limit, "live-restore is on again", func() bool {
+		return s.Docker(t, "info", "-f", "{{.LiveRestoreEnabled}}") == "true"
+	})
+	s.Docker(t, "start", "before")
+	running := func() string {
+		return s.Docker(t, "inspect", "-f", "{{.State.Running}} {{.State.StartedAt}}", "before")
+	}
+	started = running()
+	kill(t, s.MachineProcess(t, "dockerd"))
+	stage.Eventually(t, limit, "dockerd is back", func() bool {
+		_, code := s.TryDocker(t, "version")
+		return code == 0
+	})
+	if now := running(); now != started || !strings.HasPrefix(now, "true") {
+		t.Errorf("the container from before: %s, after the death of dockerd %s", started, now)
+	}
 }
