@@ -29,8 +29,8 @@ func TestWhyHidden(t *testing.T) {
 	}{
 		{portolan.DualStack, "ipv4", a, "dnsInhibition is ipv4"},
 		{portolan.DualStack, "ipv6", aaaa, "dnsInhibition is ipv6"},
-		{portolan.DualStack, "auto", aaaa, "dnsInhibition is auto, and this host has not been able to reach the internet over IPv6 for 1m30s: network is unreachable"},
-		{portolan.IPv6Only, "auto", both, "defaultNetworkingMode is ipv6only: containers have no IPv4; dnsInhibition is auto, and this host has not been able to reach the internet over IPv6 for 1m30s: network is unreachable"},
+		{portolan.DualStack, "auto", aaaa, "dnsInhibition is auto, and this host has had no route to the internet over IPv6 for 1m30s: network is unreachable"},
+		{portolan.IPv6Only, "auto", both, "defaultNetworkingMode is ipv6only: containers have no IPv4; dnsInhibition is auto, and this host has had no route to the internet over IPv6 for 1m30s: network is unreachable"},
 		{portolan.DualStack, "none", dns.Explanation{}, ""},
 	} {
 		d.values.Store(&settings.Values{Mode: c.mode, Inhibition: c.inhibition})

@@ -74,11 +74,11 @@ func start(t *testing.T, s *stage.Stage, server, name string, args ...string) *e
 }
 
 const unboundConf = `server:
-  interface: 127.0.0.2
+  interface: %[1]s
   do-daemonize: no
   username: ""
   chroot: ""
-  directory: "%[1]s"
+  directory: "%[2]s"
   pidfile: ""
   use-syslog: no
   module-config: "iterator"
@@ -86,23 +86,27 @@ const unboundConf = `server:
   local-zone: "test." transparent
 forward-zone:
   name: "."
-  forward-addr: %[2]s
-forward-zone:
-  name: "corp.test"
   forward-addr: %[3]s
-`
+%[4]s`
 
 func checkUnbound(t *testing.T, s *stage.Stage) {
-	config := filepath.Join(s.Lab.Dir, "unbound.conf")
-	if err := os.WriteFile(config, fmt.Appendf(nil, unboundConf, s.Lab.Dir, lab.DNSV4, companyDNS), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	dir := unpacked(t, "unbound")
-	start(t, s, "127.0.0.2:53", "env", libraries(t, dir, "usr/lib/*-linux-gnu"), filepath.Join(dir, "usr/sbin/unbound"), "-d", "-c", config)
+	startUnbound(t, s, "127.0.0.2", fmt.Sprintf("forward-zone:\n  name: \"corp.test\"\n  forward-addr: %s\n", companyDNS))
 	setResolvConf(t, s, "nameserver 127.0.0.2\nsearch corp.test\n")
 	checkWorld(t, s, "127.0.0.2:53")
 	want(t, s, "wiki.corp.test", wikiV4, wikiV6)
 	want(t, s, "wiki", wikiV4, wikiV6)
+}
+
+// startUnbound serves at an address of the host's loopback, with more in its
+// configuration.
+func startUnbound(t *testing.T, s *stage.Stage, addr, more string) {
+	t.Helper()
+	config := filepath.Join(s.Lab.Dir, "unbound.conf")
+	if err := os.WriteFile(config, fmt.Appendf(nil, unboundConf, addr, s.Lab.Dir, lab.DNSV4, more), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	dir := unpacked(t, "unbound")
+	start(t, s, addr+":53", "env", libraries(t, dir, "usr/lib/*-linux-gnu"), filepath.Join(dir, "usr/sbin/unbound"), "-d", "-c", config)
 }
 
 func checkDnsmasq(t *testing.T, s *stage.Stage) {
@@ -147,39 +151,54 @@ while [ ! -S /run/dbus/system_bus_socket ]; do sleep 0.05; done
 exec "$2"
 `
 
-// checkResolved: names go where the links' domains say, which resolvectl changes
-// as VPNs do. The host's file is what resolved writes, as behind the usual link.
-func checkResolved(t *testing.T, s *stage.Stage) {
-	const server = "127.0.0.53:53"
+// resolvedServer is where it listens.
+const resolvedServer = "127.0.0.53:53"
+
+// resolved is a running systemd-resolved.
+type resolved struct {
+	// within runs a command where it is, and returns what that prints.
+	within func(words ...string) string
+}
+
+// startResolved starts it with its bus.
+func startResolved(t *testing.T, s *stage.Stage) resolved {
+	t.Helper()
 	dir := unpacked(t, "systemd-resolved")
 	library := libraries(t, dir, "usr/lib/*-linux-gnu/systemd")
-	resolved := start(t, s, server, "env", library, "unshare", "--mount",
+	cmd := start(t, s, resolvedServer, "env", library, "unshare", "--mount",
 		"sh", "-c", resolvedScript, "resolved", lab.DNSV4, one(t, dir, "lib/systemd/systemd-resolved", "usr/lib/systemd/systemd-resolved"))
-	within := func(words ...string) string {
-		t.Helper()
-		enter := []string{library, "nsenter", fmt.Sprintf("--mount=/proc/%d/ns/mnt", resolved.Process.Pid)}
-		return s.Lab.Host.Run(t, "env", append(enter, words...)...)
-	}
 	t.Cleanup(func() { // the test's context has ended
-		enter := []string{fmt.Sprintf("--mount=/proc/%d/ns/mnt", resolved.Process.Pid), "sh", "-c", "kill $(cat /run/bus.pid)"}
+		enter := []string{fmt.Sprintf("--mount=/proc/%d/ns/mnt", cmd.Process.Pid), "sh", "-c", "kill $(cat /run/bus.pid)"}
 		if out, err := s.Lab.Host.Command(context.WithoutCancel(t.Context()), "nsenter", enter...).CombinedOutput(); err != nil {
 			t.Errorf("end dbus-daemon: %v: %s", err, out)
 		}
 	})
+	return resolved{within: func(words ...string) string {
+		t.Helper()
+		path := "PATH=" + filepath.Join(dir, "usr/bin") + ":" + os.Getenv("PATH")
+		enter := []string{library, path, "nsenter", fmt.Sprintf("--mount=/proc/%d/ns/mnt", cmd.Process.Pid)}
+		return s.Lab.Host.Run(t, "env", append(enter, words...)...)
+	}}
+}
+
+// checkResolved: names go where the links' domains say, which resolvectl changes
+// as VPNs do. The host's file is what resolved writes, as behind the usual link.
+func checkResolved(t *testing.T, s *stage.Stage) {
+	r := startResolved(t, s)
 	// follow gives the host the file, once its search list is that.
 	follow := func(search string) {
 		t.Helper()
 		var text string
 		stage.Eventually(t, followed, "systemd-resolved writes "+search, func() bool {
-			text = within("cat", "/run/systemd/resolve/stub-resolv.conf")
+			text = r.within("cat", "/run/systemd/resolve/stub-resolv.conf")
 			return strings.Contains(text, "\n"+search+"\n")
 		})
 		setResolvConf(t, s, text)
 	}
-	link := func(words ...string) { within(append([]string{filepath.Join(dir, "usr/bin/resolvectl")}, words...)...) }
+	link := func(words ...string) { r.within(append([]string{"resolvectl"}, words...)...) }
 
 	follow("search .")
-	checkWorld(t, s, server)
+	checkWorld(t, s, resolvedServer)
 	want(t, s, "wiki.corp.test")
 	for range 2 {
 		// Split DNS without a word in the file: a routing domain.
