@@ -34,16 +34,23 @@ func SetBusyPorts(ctx context.Context, sharedDir string, ports []portolan.Port) 
 func takeBusyPorts(take func([]portolan.Port)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		var ports []portolan.Port
-		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxPorts)).Decode(&ports); err != nil {
+		err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxPorts)).Decode(&ports)
+		if err == nil {
+			err = checkPorts(ports)
+		}
+		if err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		for _, port := range ports {
-			if !port.Host.IsValid() || port.Host.Port() == 0 || port.Proto != portolan.TCP && port.Proto != portolan.UDP {
-				http.Error(w, fmt.Sprintf("no port: %s", port), http.StatusBadRequest)
-				return
-			}
-		}
 		take(ports)
 	}
+}
+
+func checkPorts(ports []portolan.Port) error {
+	for _, port := range ports {
+		if !port.Host.IsValid() || port.Host.Port() == 0 || port.Proto != portolan.TCP && port.Proto != portolan.UDP {
+			return fmt.Errorf("no port: %s", port)
+		}
+	}
+	return nil
 }

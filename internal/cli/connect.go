@@ -50,7 +50,8 @@ another one. Nothing else of the host changes, and nothing stays behind.
 A network that overlaps one of the host's own routes is left out, by name.
 Programs find containers by name, such as web.portolan.internal, once this
 host's resolver knows 127.0.0.1:5399: docs/dns.md says how to tell it.
-The setting portolan.connect forbids all this.`
+The setting portolan.connect limits this to published ports, or forbids it. When
+this host is connected already, that is said, and no error.`
 
 func (g *global) connectCommand() *cobra.Command {
 	var owner string

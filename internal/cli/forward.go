@@ -21,21 +21,22 @@ The user's ssh-agent needs none: see 'portolan ssh-agent'.`
 const forwardAddHelp = `Listens on LISTEN, on the side that --from names, and carries each connection to
 TO on the other side. Both are written unix:PATH or tcp:ADDRESS:PORT.
 
---from machine: containers reach something of this host. LISTEN is a socket in
-/run/host-services of the machine, which unix:NAME is short for, and which is
-mounted into containers; or a port of the machine's loopback, which containers
-with --network host have.
+--from machine: containers reach something of this host. LISTEN is a socket
+below /run of the machine, which is mounted into containers; or a port of the
+machine's loopback, which containers with --network host have. unix:NAME is short
+for /run/host-services/NAME.
 
 --from host: this host reaches something of the machine, in the same way: a
-socket in the profile's directory of forwards, or a port of this host's
-loopback.
+socket anywhere, or a port of this host's loopback. unix:NAME is short for a
+socket in the profile's directory of forwards.
 
-Sockets that rule an engine, or Portolan, are refused as TO: whoever reaches one
-has all containers, and the files of its user.`
+What rules an engine, or Portolan, is refused as TO, be it a socket or a TCP port:
+whoever reaches it has all containers, and the files of its user.`
 
 const forwardExample = `  portolan forward add unix:pg.sock unix:/run/postgresql/.s.PGSQL.5432 --from machine
   docker run --mount type=bind,src=/run/host-services/pg.sock,target=/pg/.s.PGSQL.5432 ...
   portolan forward add tcp:127.0.0.1:9000 tcp:127.0.0.1:9000 --from host
+  portolan forward add unix:$HOME/app.sock unix:/run/app/app.sock --from host
   portolan forward ls
   portolan forward rm unix:pg.sock --from machine`
 

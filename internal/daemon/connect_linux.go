@@ -17,19 +17,25 @@ type hostLink struct {
 	path     *router.Datapath
 	networks func() []netip.Prefix // the machine's, as the agent has told
 	names    *hostNames
+	outside  *outside
 }
 
-func (d *daemon) setHostLink(path *router.Datapath, networks func() []netip.Prefix, names *hostNames) {
-	d.host.Store(&hostLink{path, networks, names})
-	d.endForbidden()
+func (d *daemon) setHostLink(path *router.Datapath, networks func() []netip.Prefix, names *hostNames, outside *outside) {
+	d.host.Store(&hostLink{path, networks, names, outside})
+	d.limitHost()
 }
 
 // serveConnect is GET /v1/connect, and GET /v1/names.
 func (d *daemon) serveConnect(mux *http.ServeMux) {
 	mux.HandleFunc("GET /v1/connect", func(w http.ResponseWriter, _ *http.Request) {
-		if !d.values.Load().Connect {
+		host, may := d.host.Load(), d.values.Load().Connect
+		switch {
+		case may == settings.ConnectOff:
 			answer(w, http.StatusForbidden, map[string]string{"error": fmt.Sprintf(
-				"the setting %s is false; see: portolan settings get %s", settings.KeyConnect, settings.KeyConnect)}, d.Log)
+				"the setting %s is %s; see: portolan settings get %s", settings.KeyConnect, may, settings.KeyConnect)}, d.Log)
+			return
+		case host == nil, may == settings.ConnectPublished && !host.outside.limited.Load():
+			answer(w, http.StatusServiceUnavailable, map[string]string{"error": "the machine is starting; try again in a moment"}, d.Log)
 			return
 		}
 		answer(w, http.StatusOK, api.ConnectOffer{Link: d.link()}, d.Log)
@@ -43,10 +49,15 @@ func (d *daemon) serveConnect(mux *http.ServeMux) {
 	})
 }
 
-// endForbidden disconnects the host when the settings have come to forbid it.
-func (d *daemon) endForbidden() {
+// limitHost puts the setting in force: the host is disconnected, or reaches what
+// it may.
+func (d *daemon) limitHost() {
 	host := d.host.Load()
-	if host == nil || d.values.Load().Connect {
+	if host == nil {
+		return
+	}
+	host.outside.changed()
+	if d.values.Load().Connect != settings.ConnectOff {
 		return
 	}
 	if err := host.path.Disconnect(); err != nil {

@@ -71,15 +71,16 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 	publishing := publish.Config{
 		Link: d.link(), Machine: path, Log: d.Log.With("part", "publish"),
 		Networks: link.networks, Holder: d.deputy.Holder, ListenOn: d.listenOn,
-		Relay: relay.TCP, Labels: containers.labels, Name: containers.nameOf,
+		Relay: relay.TCP, Labels: containers.labels, Name: containers.nameOf, Changed: func() { link.outside.changed() },
 	}
 	link.Table = publish.New(publishing)
 	link.hostNet = newHostNetwork(d, publishing)
 	d.hostNet.Store(link.hostNet)
 	link.busy = newBusyPorts(d, link.Table)
+	link.outside = newOutside(d, func() []api.Port { return append(link.Table.List(), link.hostNet.list()...) })
 	added := newAddedPorts(link.Table, containers, addedPortsFile(d.Profile), d.Log.With("part", "ports"))
 	d.setPorts(link.Table, added)
-	d.setHostLink(path, link.networks, hostNames)
+	d.setHostLink(path, link.networks, hostNames, link.outside)
 
 	group.Go(func() error { return d.settings.Follow(ctx, d.settingsChanged, d.Log.With("part", "settings")) })
 	group.Go(func() error {
@@ -116,6 +117,7 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 	group.Go(func() error { trimLogs(ctx, d.Profile.LogDir(), d.Log); return nil })
 	group.Go(func() error { added.run(ctx); return nil })
 	group.Go(func() error { link.busy.run(ctx); return nil })
+	group.Go(func() error { link.outside.run(ctx); return nil })
 	group.Go(func() error { d.followBinding(ctx, link.Table, link.hostNet.table); return nil })
 	group.Go(func() error { hostNames.run(ctx); return nil })
 	group.Go(func() error { socks.run(ctx); return nil })
@@ -134,6 +136,7 @@ type agentSide struct {
 	known   atomic.Pointer[[]netip.Prefix]
 	busy    *busyPorts
 	hostNet *hostNetwork
+	outside *outside
 }
 
 // AgentHere comes before all that the agent says.
@@ -141,6 +144,7 @@ func (a *agentSide) AgentHere() {
 	a.Table.AgentHere()
 	a.busy.tellAgain()
 	a.hostNet.agentHere()
+	a.outside.changed()
 }
 
 // AgentGone comes when nobody speaks for the machine any more.

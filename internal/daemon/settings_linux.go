@@ -45,7 +45,7 @@ func (d *daemon) takeSettings() {
 	defer d.taking.Unlock()
 	before := d.values.Swap(&d.settings.Snapshot().Values)
 	d.chooseProxies()
-	d.endForbidden()
+	d.limitHost()
 	d.moveListeners(before)
 	if before != nil && before.Certificates != d.values.Load().Certificates {
 		d.tellBuilds()

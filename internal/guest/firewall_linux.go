@@ -133,9 +133,11 @@ func established() []expr.Any {
 	}
 }
 
-func isTCP() []expr.Any {
+func isTCP() []expr.Any { return transport(unix.IPPROTO_TCP) }
+
+func transport(number byte) []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{unix.IPPROTO_TCP}},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{number}},
 	}
 }

@@ -21,13 +21,15 @@ func restless(path string) bool {
 	switch path {
 	case "netfilter/nf_conntrack_count": // the flows of this moment
 		return true
+	case "ipv4/tcp_fastopen_key": // made up when the first server asks for TCP fast open, as dnsmasq does
+		return true
 	}
 	return false
 }
 
 // Snapshot is the node's network configuration as text: interfaces with their
 // addresses, routes of all tables, rules, all readable files of /proc/sys/net
-// but netfilter/nf_conntrack_count, and the nftables ruleset where the program
+// but those that are restless, and the nftables ruleset where the program
 // nft is there to list it. Two equal texts mean that nothing was configured in
 // between.
 func (n *Node) Snapshot() (string, error) {

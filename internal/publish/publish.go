@@ -61,6 +61,9 @@ type Config struct {
 	// Name returns the name of the container that has an address, "" when that is
 	// not known. nil knows none.
 	Name func(ctx context.Context, container netip.Addr) string
+	// Changed hears, with the table locked, that what List returns may be another.
+	// nil hears nothing.
+	Changed func()
 	// HostAddrs returns the host's own addresses; nil asks the system.
 	HostAddrs func() []netip.Addr
 	// Holder replaces HolderOf, for a process that may not look into others.
@@ -111,6 +114,9 @@ func New(cfg Config) *Table {
 	}
 	if cfg.Networks == nil {
 		cfg.Networks = func() []netip.Prefix { return nil }
+	}
+	if cfg.Changed == nil {
+		cfg.Changed = func() {}
 	}
 	if cfg.Holder == nil {
 		cfg.Holder = func(ctx context.Context, b portolan.Binding) string { return HolderOf(ctx, b, nil) }
@@ -171,6 +177,7 @@ func (t *Table) publish(ctx context.Context, b portolan.Binding) error {
 			return taken(b)
 		}
 		e.confirm(b)
+		t.cfg.Changed()
 		return nil
 	}
 	for other, e := range t.entries {
@@ -183,6 +190,7 @@ func (t *Table) publish(ctx context.Context, b portolan.Binding) error {
 		return err
 	}
 	t.entries[k] = e
+	t.cfg.Changed()
 	return nil
 }
 
@@ -270,6 +278,7 @@ func (t *Table) keepLocked(e *entry) {
 func (t *Table) removeLocked(e *entry) {
 	delete(t.entries, keyOf(e.binding))
 	e.close()
+	t.cfg.Changed()
 }
 
 // List returns the bindings, ordered by protocol, port and address.

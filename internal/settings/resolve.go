@@ -77,7 +77,7 @@ type Values struct {
 	FixedV6        bool
 	Engine         map[string]any // dockerd's options
 	HostLoopback   bool
-	Connect        bool           // the host may be connected
+	Connect        string         // what a connected host reaches: ConnectAll, ConnectPublished, ConnectOff
 	ProxyVariables bool           // containers and builds get them while a proxy is configured
 	Certificates   bool           // containers get the host's CA certificates
 	HostNetwork    bool           // containers on the host network share ports with the host
@@ -158,7 +158,7 @@ func (s *Snapshot) values() Values {
 		PortBinding:    PortBinding(get(KeyBinding).Value.Text()),
 		Engine:         get(KeyEngine).Value.options(),
 		HostLoopback:   get(KeyLoopback).Value == `true`,
-		Connect:        get(KeyConnect).Value == `true`,
+		Connect:        get(KeyConnect).Value.Text(),
 		ProxyVariables: get(KeyVariables).Value == `true`,
 		Certificates:   get(KeyCertInside).Value == `true`,
 		HostNetwork:    get(KeyHostNet).Value == `true`,

@@ -65,6 +65,7 @@ func play(t *testing.T, s *stage.Stage, asRoot func(t *testing.T, args ...string
 		{"the connector is killed", checkKilledConnector},
 		{"the daemon is killed", checkKilledDaemon},
 		{"the router helper is killed", checkKilledHelper},
+		{"two are killed at once", checkKilledTwo},
 		{"disconnect", checkDisconnect},
 		{"the setting", checkSetting},
 	} {
@@ -74,6 +75,10 @@ func play(t *testing.T, s *stage.Stage, asRoot func(t *testing.T, args ...string
 	}
 	if s.Status(t).Connection == nil {
 		p.connect(t)
+	}
+	// Nothing of it needs its processes: down is clean after a crash, too.
+	for _, pid := range []int{p.connectorPID(t), s.Status(t).Helper.PID, s.Status(t).Daemon.PID} {
+		kill(t, pid)
 	}
 	s.Portolan(t, "down")
 	nothing.Check(t)
@@ -207,6 +212,45 @@ func checkNames(t *testing.T, p *site) {
 	got := p.HostToolbox(t, "lookup", "web.portolan.internal", "A", "-server", "127.0.0.1:5399")
 	if len(got.Answers) != 1 || got.Answers[0] != "A "+p.addrs["mine"][0] {
 		t.Fatalf("web.portolan.internal: %+v, want %s", got, p.addrs["mine"][0])
+	}
+	// Programs that know of nothing, with the host's resolver as docs/dns.md has it.
+	conf := filepath.Join(t.TempDir(), "portolan.conf")
+	if err := os.WriteFile(conf, []byte("server=/portolan.internal/127.0.0.1#5399\nrebind-domain-ok=/portolan.internal/\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	dnsmasq := p.Lab.Host.Command(t.Context(), "dnsmasq", "--keep-in-foreground", "--conf-file="+conf, "--no-hosts", "--no-resolv",
+		"--user=root", "--pid-file", "--listen-address=127.0.0.3", "--bind-interfaces", "--stop-dns-rebind", "--server="+lab.DNSV4)
+	if err := dnsmasq.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = dnsmasq.Process.Kill()
+		_ = dnsmasq.Wait() // it was killed
+	}()
+	before := p.Lab.Host.Run(t, "cat", "/etc/resolv.conf")
+	if err := p.Lab.SetResolvConf("nameserver 127.0.0.3\n"); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := p.Lab.SetResolvConf(before); err != nil {
+			t.Error(err)
+		}
+	}()
+	program := func(args ...string) string {
+		out, err := p.Command(t.Context(), args[0], args[1:]...).CombinedOutput()
+		if err != nil {
+			return err.Error()
+		}
+		return string(out)
+	}
+	stage.Eventually(t, soon, "getent finds the name", func() bool {
+		out := program("getent", "ahosts", "web.portolan.internal")
+		return strings.Contains(out, p.addrs["mine"][0]) && strings.Contains(out, p.addrs["mine"][1])
+	})
+	for flag, own := range map[string]string{"-4": outsideV4, "-6": outsideV6} {
+		if seen := program("curl", flag, "-sS", "--max-time", "5", "http://web.portolan.internal/ip"); strings.TrimSpace(seen) != own {
+			t.Errorf("curl %s: %q, want to be seen as %s", flag, seen, own)
+		}
 	}
 }
 
@@ -350,6 +394,19 @@ func checkOverlap(t *testing.T, p *site) {
 	if _, err := p.answers(t, p.addrs["bridge"][0]); err != nil {
 		t.Errorf("another network: %v", err)
 	}
+	// The same in a table that only a rule leads to.
+	p.Lab.Host.Run(t, "ip", "route", "del", vpn)
+	p.eventuallyAnswers(t, web)
+	p.Lab.Host.Run(t, "ip", "route", "add", vpn, "via", lab.GatewayV4, "table", "100")
+	p.Lab.Host.Run(t, "ip", "rule", "add", "from", lab.HostV4, "lookup", "100")
+	stage.Eventually(t, soon, "the network is left to the other table", func() bool {
+		return strings.Contains(refused(), "this host has a route to "+vpn+" on lan0 in table 100")
+	})
+	p.Lab.Host.Run(t, "ip", "rule", "del", "from", lab.HostV4, "lookup", "100")
+	p.Lab.Host.Run(t, "ip", "route", "del", vpn, "table", "100")
+	p.eventuallyAnswers(t, web)
+	p.Lab.Host.Run(t, "ip", "route", "add", vpn, "via", lab.GatewayV4)
+
 	p.Portolan(t, "disconnect")
 	text := p.asRoot(t, "connect", "--json")
 	if !strings.Contains(text, "this host has a route to "+vpn) {
@@ -446,6 +503,26 @@ func checkKilledHelper(t *testing.T, p *site) {
 	}
 }
 
+// Two of those that know of the connection die at once; the host is left as it
+// was by those that come after them.
+func checkKilledTwo(t *testing.T, p *site) {
+	for name, other := range map[string]func(api.Status) int{
+		"daemon": func(s api.Status) int { return s.Daemon.PID }, "helper": func(s api.Status) int { return s.Helper.PID },
+	} {
+		pid := other(p.Status(t))
+		kill(t, p.connectorPID(t))
+		kill(t, pid)
+		p.checkHost(t, "after connector and "+name+" were killed at once,")
+		stage.Eventually(t, 20*time.Second, "another "+name+" runs", func() bool {
+			text, code := p.TryPortolan(t, "status", "--json")
+			var status api.Status
+			return code == 0 && json.Unmarshal([]byte(text), &status) == nil && status.State == api.Running && other(status) != pid
+		})
+		p.connect(t)
+		p.eventuallyAnswers(t, p.addrs["mine"][0])
+	}
+}
+
 func checkDisconnect(t *testing.T, p *site) {
 	p.Portolan(t, "disconnect")
 	if diff := lab.Diff(p.before, snapshot(t, p.Stage)); len(diff) != 0 {
@@ -458,19 +535,78 @@ func checkDisconnect(t *testing.T, p *site) {
 	if got := p.Toolbox(t, nil, "dial", "tcp", at(outsideV4, 9000), "-timeout", "2s"); got.Outcome == testimage.OK || got.Outcome == testimage.Connected {
 		t.Errorf("something listens where the host was: %+v", got)
 	}
-	p.connect(t)
-	if out, code := p.TryPortolan(t, "connect"); code != 1 {
-		t.Errorf("connect twice: exit code %d, want 1: %s", code, out)
+	first := p.connect(t)
+	if out := p.asRoot(t, "connect"); !strings.Contains(out, "connected already: ") || !strings.Contains(out, first.Interface) {
+		t.Errorf("connect twice: %s", out)
+	}
+	if again := p.connect(t); again.Interface != first.Interface || !slices.Equal(again.Networks, first.Networks) {
+		t.Errorf("connected twice: %+v, at first %+v", again, first)
 	}
 	p.eventuallyAnswers(t, p.addrs["mine"][0])
 }
 
 func checkSetting(t *testing.T, p *site) {
-	p.Portolan(t, "settings", "set", "portolan.connect", "false")
-	p.checkHost(t, "after portolan.connect became false")
+	checkPublishedOnly(t, p)
+	p.Portolan(t, "settings", "set", "portolan.connect", "off")
+	p.checkHost(t, "after portolan.connect became off")
 	out, code := p.TryPortolan(t, "connect")
-	if code != 1 || !strings.Contains(out, "portolan.connect") {
+	if code != 1 || !strings.Contains(out, "portolan.connect is off") {
 		t.Errorf("connect: exit code %d: %s", code, out)
 	}
-	p.Portolan(t, "settings", "set", "portolan.connect", "true")
+	if out, code := p.TryPortolan(t, "settings", "set", "portolan.connect", "some"); code == 0 || !strings.Contains(out, "all, published, off") {
+		t.Errorf("a wrong value: exit code %d: %s", code, out)
+	}
+	p.Portolan(t, "settings", "set", "portolan.connect", "all")
+}
+
+// checkPublishedOnly: with the setting, the connected host reaches published
+// ports, at the containers' own addresses, and no others.
+func checkPublishedOnly(t *testing.T, p *site) {
+	web := p.addrs["mine"]
+	stands, err := p.Lab.Host.Dial(t.Context(), "tcp", at(web[0], 80))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stands.Close()
+	p.Docker(t, "run", "-d", "--name", "public", "--network", "mine", "-p", "127.0.0.1:18080:80", "-p", "127.0.0.1:18090-18092:90-92", testimage.Name, "web", "-name", "public")
+	defer p.Docker(t, "rm", "-f", "public")
+	public := p.addresses(t, "public", "mine")[0]
+	p.Portolan(t, "settings", "set", "portolan.connect", "published")
+	ends := func(outcome string, addr string, port uint16) {
+		t.Helper()
+		stage.Eventually(t, soon, at(addr, port)+": "+outcome, func() bool {
+			return string(p.HostToolbox(t, "dial", "tcp", at(addr, port), "-timeout", "2s").Outcome) == outcome
+		})
+	}
+	for _, addr := range web {
+		ends(string(testimage.Refused), addr, 80)
+		if got := p.HostToolbox(t, "udp-send", at(addr, 7), "-timeout", "1s"); got.Outcome == testimage.OK {
+			t.Errorf("UDP to a port of %s that is not published: %+v", addr, got)
+		}
+		if got := p.HostToolbox(t, "ping", addr); got.Outcome != testimage.OK {
+			t.Errorf("ping %s: %+v", addr, got)
+		}
+	}
+	if err := stands.SetDeadline(time.Now().Add(soon)); err != nil {
+		t.Fatal(err)
+	}
+	_, err = stands.Write([]byte("GET /ip HTTP/1.0\r\n\r\n"))
+	if _, readErr := stands.Read(make([]byte, 1)); err == nil && readErr == nil {
+		t.Error("a connection to a port that is not published goes on")
+	}
+	p.eventuallyAnswers(t, public)
+	ends(string(testimage.Refused), public, 81)
+	if c := p.Status(t).Connection; c == nil {
+		t.Error("status: not connected")
+	}
+	// What is published later is followed, and so is its end.
+	p.Portolan(t, "ports", "add", "web", "127.0.0.1:18081:80")
+	p.eventuallyAnswers(t, web[0])
+	p.Portolan(t, "ports", "rm", "web", "127.0.0.1:18081:80")
+	ends(string(testimage.Refused), web[0], 80)
+	kill(t, p.MachineProcess(t, "portolan-agent serve"))
+	ends(string(testimage.Refused), web[0], 80)
+	p.eventuallyAnswers(t, public)
+	p.Portolan(t, "settings", "set", "portolan.connect", "all")
+	p.eventuallyAnswers(t, web[0])
 }

@@ -1,7 +1,9 @@
 package connect_test
 
 import (
+	"errors"
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
@@ -46,6 +48,7 @@ func checkShell(t *testing.T, s *stage.Stage) {
 		script string
 		want   string
 	}{
+		{`curl -sS http://web/ip http://web.portolan.internal/ip | grep -c '[.:]'`, "2"},
 		{`exec 3<>/dev/tcp/web/80; printf 'GET /ip HTTP/1.0\r\nHost: web\r\n\r\n' >&3; cat <&3 | tail -n 1 | grep -q '[.:]' && echo seen`, "seen"},
 		{`ping -c 1 -W 2 web >/dev/null && echo pong`, "pong"},
 		{`getent ahostsv4 web.internet.test | head -n 1`, "198.51.100.1"},
@@ -82,6 +85,7 @@ func checkShell(t *testing.T, s *stage.Stage) {
 			t.Errorf("shell -- %v: exit code %d, want %d: %s", c.args, code, c.code, out)
 		}
 	}
+	checkTerminal(t, s)
 	cmd := s.Command(t.Context(), s.Bin.Portolan, "shell", "--", "bash", "-c", `trap 'echo caught; exit 7' TERM; echo ready; while :; do sleep 0.05; done`)
 	signalled(t, cmd)
 	if before, after := "nameserver", hostResolver(t, s); !strings.Contains(after, before) || strings.Contains(after, "192.168.65.7") {
@@ -89,6 +93,18 @@ func checkShell(t *testing.T, s *stage.Stage) {
 	}
 	if out, code := s.TryPortolan(t, "--profile", "none", "shell", "--", "true"); code != 1 || !strings.Contains(out, "portolan --profile none up") {
 		t.Errorf("a shell without a machine: exit code %d: %s", code, out)
+	}
+}
+
+// checkTerminal types at a shell without a command: it is $SHELL, on the terminal.
+func checkTerminal(t *testing.T, s *stage.Stage) {
+	t.Helper()
+	cmd := s.Command(t.Context(), "env", "SHELL=/bin/bash", "script", "-qec", s.Bin.Portolan+" shell", "/dev/null")
+	cmd.Stdin = strings.NewReader("tty\ncurl -s http://web/ip >/dev/null && echo r\"\"eached\nexit 42\n")
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 42 || !strings.Contains(string(out), "/dev/pts/") || !strings.Contains(string(out), "reached") {
+		t.Errorf("a shell on a terminal: %v, want exit code 42: %s", err, out)
 	}
 }
 

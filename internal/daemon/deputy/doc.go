@@ -2,7 +2,8 @@
 // do itself (package confine): say which process holds a port, for that means a
 // look into other processes; start a router helper in place of one that died, for
 // that means to start a program; for root, connect to another user's unix socket,
-// the ssh-agent say, unless it is one that hostservice.Guard forbids; open the
+// the ssh-agent say, unless it is one that hostservice.Guard forbids; make and
+// remove the unix sockets of forwards, wherever those are (hostservice.Sockets); open the
 // host's /etc/resolv.conf and /etc/hosts, which may have become links to anywhere; and
 // report what the user has set up about proxies, for that lies in the user's files. It
 // does nothing else and decides nothing. Only package daemon and the command line's
