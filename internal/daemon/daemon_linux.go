@@ -59,6 +59,7 @@ type daemon struct {
 	adopted      bool                         // the machine was there before this daemon
 
 	rebind        chan struct{} // where published ports listen has changed
+	socksMoved    chan struct{} // where the SOCKS server listens has changed
 	routesChanged chan struct{} // the host's
 
 	agentLogStart int64 // where in its log the agent of a new machine begins
@@ -96,7 +97,7 @@ var (
 func Run(ctx context.Context, o Options) (err error) {
 	d := &daemon{
 		Options: o, progress: newProgress(o.Progress), started: time.Now(), state: api.Starting,
-		ready: make(chan struct{}), hopeless: make(chan struct{}), gone: make(chan struct{}), rebind: make(chan struct{}, 1),
+		ready: make(chan struct{}), hopeless: make(chan struct{}), gone: make(chan struct{}), rebind: make(chan struct{}, 1), socksMoved: make(chan struct{}, 1),
 		routesChanged: make(chan struct{}, 1),
 	}
 	defer func() { d.progress.finish(err) }()

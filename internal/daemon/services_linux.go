@@ -48,7 +48,7 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 		Log: d.Log.With("part", "dns"),
 	})
 	d.setResolver(resolver)
-	socks := &socksServer{addr: d.settings.Snapshot().Values.SOCKS}
+	socks := &socksServer{addr: func() netip.AddrPort { return d.values.Load().SOCKS }, moved: d.socksMoved}
 	allowHost := func(flow portolan.Flow) error {
 		return cmp.Or(d.allowHost(flow), hostNames.allow(flow), socks.allow(flow))
 	}

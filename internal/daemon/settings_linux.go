@@ -47,6 +47,7 @@ func (d *daemon) takeSettings() {
 	d.chooseProxies()
 	d.limitHost()
 	d.moveListeners(before)
+	d.moveSOCKS(before)
 	if before != nil && before.Certificates != d.values.Load().Certificates {
 		d.tellBuilds()
 	}

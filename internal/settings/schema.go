@@ -99,7 +99,7 @@ func Keys() []Key {
 		{Name: KeyLoopback, Type: Boolean, Default: `true`, Applies: Live, Ours: true, Help: "whether host.docker.internal leads to the host's loopback; false answers \"prohibited\""},
 		{Name: KeyHostNet, Type: Boolean, Default: `true`, Applies: Live, Help: "whether ports of containers with --network host are on the host, and the host's loopback services on theirs; see host-networking.md"},
 		{Name: KeyHostNames, Type: Address, Default: `"127.0.0.1:5399"`, Unit: "ADDRESS:PORT on loopback, or nothing", Applies: Machine, Ours: true, Help: "where this host asks for NAME.portolan.internal, the names of containers; see dns.md"},
-		{Name: KeySOCKS, Type: Address, Default: `""`, Unit: "ADDRESS:PORT on loopback, or nothing", Applies: Machine, Ours: true, Help: "where programs of this host find a SOCKS5 server that leads to containers, by address and by name; see proxies.md"},
+		{Name: KeySOCKS, Type: Address, Default: `""`, Unit: "ADDRESS:PORT on loopback, or nothing", Applies: Live, Ours: true, Help: "where programs of this host find a SOCKS5 server that leads to containers, by address and by name; see proxies.md"},
 		{
 			Name: KeyConnect, Type: String, Values: []string{ConnectAll, ConnectPublished, ConnectOff}, Applies: Live, Ours: true,
 			Help: "what this host reaches of containers by portolan connect: all ports, those that are published, or nothing, which also ends what is connected; ping with the first two",

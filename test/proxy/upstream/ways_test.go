@@ -40,6 +40,7 @@ func checkWaysIn(t *testing.T, s *stage.Stage) {
 	})
 	t.Run("SOCKS", func(t *testing.T) { m.checkSOCKS(t) })
 	t.Run("SOCKS, datagrams", func(t *testing.T) { m.checkDatagrams(t) })
+	t.Run("SOCKS moves", func(t *testing.T) { m.checkSOCKSMoves(t) })
 	t.Run("SOCKS is for the host", func(t *testing.T) {
 		if r := m.Toolbox(t, nil, "dial", "tcp", "host.docker.internal:1080"); r.Outcome != testimage.Refused {
 			t.Errorf("a container: %+v", r)
@@ -101,6 +102,31 @@ func (m machine) checkSOCKS(t *testing.T) {
 	for host, want := range map[string]string{lab.WebV4: "(2)", "192.168.65.254": "(2)", "127.0.0.1": "(2)", webName: "(4)", v4 + ":81": "(5)"} {
 		if out, err := get("http://" + host + "/"); err == nil || !strings.Contains(out, want) {
 			t.Errorf("%s: %q, want SOCKS error %s", host, out, want)
+		}
+	}
+}
+
+// checkSOCKSMoves: the setting counts at once, also for whom the server is closed.
+func (m machine) checkSOCKSMoves(t *testing.T) {
+	listens := func(port string) bool {
+		conn, err := m.Lab.Host.Dial(t.Context(), "tcp", "127.0.0.1:"+port)
+		if err == nil {
+			_ = conn.Close()
+		}
+		return err == nil
+	}
+	for _, c := range []struct{ value, open, closed string }{
+		{"127.0.0.1:1081", "1081", "1080"},
+		{"", "", "1081"},
+		{"127.0.0.1:1080", "1080", "1081"},
+	} {
+		m.Portolan(t, "settings", "set", "portolan.socks", c.value)
+		stage.Eventually(t, 5*time.Second, "the server at "+c.value, func() bool { return (c.open == "" || listens(c.open)) && !listens(c.closed) })
+		if c.open == "" {
+			continue
+		}
+		if r := m.Toolbox(t, nil, "dial", "tcp", "host.docker.internal:"+c.open); r.Outcome != testimage.Refused {
+			t.Errorf("a container at %s: %+v", c.open, r)
 		}
 	}
 }
