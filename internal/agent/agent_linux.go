@@ -74,6 +74,9 @@ func Run(ctx context.Context, log *slog.Logger) error {
 		told.setEngine(e)
 	}
 	supervisor := newSupervisor(cfg, proxy, stepRunc, report, log)
+	if err := supervisor.Begin(); err != nil {
+		return err
+	}
 	hostNetwork, err := hostnet.New(hostnet.Config{
 		Link: cfg.Link, Engine: supervisor.Layout.Socket, Report: told.setHostNetwork, Log: log.With("part", "host-network"),
 	})
@@ -112,6 +115,7 @@ func Run(ctx context.Context, log *slog.Logger) error {
 	group.Go(func() error { return guest.FollowMirrors(ctx, log) })
 	group.Go(func() error { return guest.FollowNames(ctx, log) })
 	group.Go(func() error { return guest.WatchNetworks(ctx, told.setNetworks, log) })
+	group.Go(func() error { return guest.EnlargeSegments(ctx, log) })
 	return group.Wait()
 }
 

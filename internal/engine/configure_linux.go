@@ -31,7 +31,7 @@ func (s *Supervisor) Configure(ctx context.Context, mode portolan.Mode, options 
 		return err
 	}
 	s.Layout, s.Options = layout, options
-	if _, err := s.writeConfig(); err != nil {
+	if err := s.writeConfig(); err != nil {
 		return err
 	}
 	dockerd := process{name: "dockerd", runDir: s.Layout.RuntimeDir, argv: []string{"dockerd"}}

@@ -29,7 +29,7 @@ func (s *Supervisor) Shutdown(ctx context.Context) error {
 		// With live-restore dockerd leaves its containers running when it
 		// ends; it reads the key again on SIGHUP.
 		s.Options = withOption(s.Options, "live-restore", false)
-		if _, err := s.writeConfig(); err != nil {
+		if err := s.writeConfig(); err != nil {
 			return err
 		}
 		if err := unix.Kill(pid, unix.SIGHUP); err != nil {

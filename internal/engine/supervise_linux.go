@@ -33,23 +33,25 @@ type Supervisor struct {
 
 	stopping   atomic.Bool // Shutdown was called: nothing is started again
 	asked      atomic.Bool // Configure ends dockerd: that is no failure
-	config     sync.Mutex  // guards Layout and Options once Run has begun, the files made of them, and the one below
+	config     sync.Mutex  // guards Layout and Options from Begin on, the files made of them, and the one below
 	swarmUntil time.Time   // till when dockerd may be about to enter swarm mode
 	mu         sync.Mutex  // guards status and calls of Report
 	status     api.Engine
 }
 
-// Run writes the configuration and supervises until ctx ends; the programs
-// themselves go on, for the next agent to adopt.
+// Begin writes the configuration. It comes before everything else.
+func (s *Supervisor) Begin() error {
+	s.config.Lock()
+	defer s.config.Unlock()
+	s.Layout.Swarm = inSwarm()
+	return s.writeConfig()
+}
+
+// Run supervises until ctx ends; the programs themselves go on, for the next
+// agent to adopt.
 func (s *Supervisor) Run(ctx context.Context) error {
 	s.update(func(e *api.Engine) { e.Source, e.Version = s.Source, s.Version })
-	s.config.Lock()
-	s.Layout.Swarm = inSwarm()
-	configs, err := s.writeConfig()
-	s.config.Unlock()
-	if err != nil {
-		return err
-	}
+	configs := s.configFiles()
 	env := append(os.Environ(), "PATH="+programPath(s.Layout.BinDir), "HOME="+s.Layout.RuntimeDir, "TMPDIR=")
 	containerd := process{
 		name: "containerd", env: env, runDir: s.Layout.RuntimeDir, logPath: filepath.Join(s.LogDir, "containerd.log"),
@@ -87,19 +89,23 @@ func programPath(binDir string) string {
 
 type configFiles struct{ dockerd, containerd string }
 
-func (s *Supervisor) writeConfig() (configFiles, error) {
-	files := configFiles{
+func (s *Supervisor) configFiles() configFiles {
+	return configFiles{
 		dockerd:    filepath.Join(s.Layout.RuntimeDir, "daemon.json"),
 		containerd: filepath.Join(s.Layout.RuntimeDir, "containerd.toml"),
 	}
+}
+
+func (s *Supervisor) writeConfig() error {
+	files := s.configFiles()
 	text, err := s.Layout.DaemonJSON(s.Options)
 	if err != nil {
-		return files, err
+		return err
 	}
 	if err := os.WriteFile(files.dockerd, text, 0o600); err != nil {
-		return files, err
+		return err
 	}
-	return files, os.WriteFile(files.containerd, s.Layout.ContainerdTOML(), 0o600)
+	return os.WriteFile(files.containerd, s.Layout.ContainerdTOML(), 0o600)
 }
 
 // Restart delays: at once after a long life, slower for one that can't live.

@@ -76,7 +76,7 @@ func (s *Supervisor) afterSwarm() {
 // setSwarm has dockerd read a configuration for swarm mode, or the usual one.
 func (s *Supervisor) setSwarm(swarm bool) error {
 	s.Layout.Swarm = swarm
-	if _, err := s.writeConfig(); err != nil {
+	if err := s.writeConfig(); err != nil {
 		return err
 	}
 	dockerd := process{name: "dockerd", runDir: s.Layout.RuntimeDir, argv: []string{"dockerd"}}
