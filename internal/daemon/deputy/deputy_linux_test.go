@@ -141,11 +141,19 @@ func TestGivenUp(t *testing.T) {
 func FuzzParseRequest(f *testing.F) {
 	for _, text := range []string{
 		`{}`, `{"holder": {}}`, `{"resume": {}}`, `{"holder": {}, "resume": {}}`, `{"holder": {"proto": 1, "host": "[::]:80"}}`, `x`,
+		`{"connect": "/a"}`, `{"listen": "/a"}`, `{"unlisten": "/a"}`, `{"listen": "/a", "unlisten": "/a"}`, `{"names": "/a", "resume": {}}`,
 	} {
 		f.Add([]byte(text))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		if q, err := parseRequest(text); err == nil && (q.Holder == nil) == (q.Resume == nil) {
+		q, err := parseRequest(text)
+		paths := 0
+		for _, path := range []string{q.Connect, q.Listen, q.Unlisten, q.Names} {
+			if path != "" {
+				paths++
+			}
+		}
+		if err == nil && (paths > 1 || (q.Holder != nil) == (q.Resume != nil) && paths == 0 || paths == 1 && (q.Holder != nil || q.Resume != nil)) {
 			t.Errorf("parseRequest(%q) = %+v", text, q)
 		}
 	})
