@@ -78,5 +78,8 @@ func (d *daemon) whyHidden(e dns.Explanation) (reasons []string) {
 				settings.KeyInhibition, v.Inhibition, family.name, time.Since(family.absence.since).Round(time.Second), family.absence.reason))
 		}
 	}
+	if e.NoAAAA {
+		reasons = append(reasons, "this host's /etc/resolv.conf has the option no-aaaa")
+	}
 	return reasons
 }

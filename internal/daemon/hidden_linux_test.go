@@ -32,6 +32,7 @@ func TestWhyHidden(t *testing.T) {
 		{portolan.DualStack, "auto", aaaa, "dnsInhibition is auto, and this host has had no route to the internet over IPv6 for 1m30s: network is unreachable"},
 		{portolan.IPv6Only, "auto", both, "defaultNetworkingMode is ipv6only: containers have no IPv4; dnsInhibition is auto, and this host has had no route to the internet over IPv6 for 1m30s: network is unreachable"},
 		{portolan.DualStack, "none", dns.Explanation{}, ""},
+		{portolan.DualStack, "none", dns.Explanation{HiddenAAAA: true, NoAAAA: true}, "this host's /etc/resolv.conf has the option no-aaaa"},
 	} {
 		d.values.Store(&settings.Values{Mode: c.mode, Inhibition: c.inhibition})
 		if got := strings.Join(d.whyHidden(c.e), "; "); got != c.want {

@@ -1,13 +1,21 @@
 package dns
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
 
 	miekg "github.com/miekg/dns"
+
+	"github.com/portolan-net/portolan/internal/portolan"
+	"github.com/portolan-net/portolan/internal/system"
 )
 
 // BenchmarkForward measures one query after the other through a resolver on
@@ -96,6 +104,46 @@ func BenchmarkCachedAt50000(b *testing.B) {
 	b.ReportMetric(float64(b.N)/time.Since(began).Seconds(), "queries/s")
 	slices.Sort(took)
 	b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), "p99-µs")
+}
+
+// BenchmarkChange measures how long a change of resolv.conf takes to count, from
+// before the new file takes the old one's place to the end of the first right answer.
+// Two resolvers of this computer take turns.
+func BenchmarkChange(b *testing.B) {
+	path := filepath.Join(b.TempDir(), "resolv.conf")
+	resolvers := []*resolver{answering(b, "192.0.2.1", 0), answering(b, "192.0.2.2", 0)}
+	replace := func(i int) {
+		text := fmt.Sprintf("nameserver [%s]:%d\n", resolvers[i%2].addr.Addr(), resolvers[i%2].addr.Port())
+		if err := errors.Join(os.WriteFile(path+".new", []byte(text), 0o644), os.Rename(path+".new", path)); err != nil {
+			b.Fatal(err)
+		}
+	}
+	replace(0)
+	log := slog.New(slog.DiscardHandler)
+	watcher, err := system.NewNameWatcher(path, "", os.Open, log)
+	if err != nil {
+		b.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(b.Context())
+	s := setup{Server: New(Config{Link: portolan.DefaultLink(), Source: watcher, Log: log}), ctx: ctx}
+	done := make(chan error, 2)
+	go func() { done <- watcher.Run(ctx) }()
+	go func() { done <- s.Run(ctx) }()
+	defer func() { cancel(); <-done; <-done }()
+	query, took := ask("www.example", miekg.TypeA), []time.Duration(nil)
+	for i := 1; b.Loop(); i++ {
+		time.Sleep(time.Duration(i%10) * 10 * time.Millisecond) // at any moment of what the watcher does
+		want, began := fmt.Sprintf("192.0.2.%d", 1+i%2), time.Now()
+		replace(i)
+		for got := ""; got != want; {
+			m, _ := s.udp(b, query)
+			got = firstA(m)
+		}
+		took = append(took, time.Since(began))
+	}
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2].Microseconds())/1e3, "p50-ms")
+	b.ReportMetric(float64(took[len(took)-1].Microseconds())/1e3, "max-ms")
 }
 
 // newCached is a server that has the answers to a thousand queries.

@@ -47,6 +47,7 @@ type Explanation struct {
 	Hidden  []string // what the filter took out of it, or changed
 	// The families that the filter hides from answers to this question.
 	HiddenA, HiddenAAAA bool
+	NoAAAA              bool // the host's option no-aaaa is what hides
 	Source              Source
 	Server              netip.AddrPort // the resolver of the host that gave it; not valid for others
 	Lines               []int          // of the file that names Server, or of the hosts file
@@ -90,6 +91,7 @@ func (s *Server) Explain(ctx context.Context, name, qtype string) (Explanation, 
 		Age: found.age, Left: found.left, Took: time.Since(began), Completed: found.completed,
 		Servers: names.Resolver.Servers, Search: names.Resolver.Search,
 		HiddenA: q.hidden.a && q.qtype != miekg.TypeAAAA, HiddenAAAA: q.hidden.aaaa && q.qtype != miekg.TypeA,
+		NoAAAA: q.hidden.aaaa && names.Resolver.NoAAAA,
 	}
 	if found.err != nil {
 		e.Error = found.err.Error()

@@ -72,11 +72,15 @@ func hide(answer []byte, q *query) []byte {
 	m.AuthenticatedData = false // it is not what was signed
 	m.Compress = true
 	out, err := m.Pack()
-	if err != nil {
+	if err != nil || !readable(out) {
 		return pack(reply(q, miekg.RcodeSuccess), q)
 	}
 	return out
 }
+
+// readable tells whether a message that was written anew can be read: of records that
+// are too short the parser takes some.
+func readable(msg []byte) bool { return new(miekg.Msg).Unpack(msg) == nil }
 
 // hides reports whether rr is of the type, or a signature over that type.
 func hides(rr miekg.RR, rrtype uint16) bool {

@@ -2,10 +2,13 @@ package dns
 
 import (
 	"bytes"
+	"net/netip"
 	"strings"
 	"testing"
 
 	miekg "github.com/miekg/dns"
+
+	"github.com/portolan-net/portolan/internal/system"
 )
 
 // records of one message, as text of their types and data.
@@ -99,6 +102,118 @@ func TestHideWhatCantBeParsed(t *testing.T) {
 		if bytes.Equal(got, answer) != untouched {
 			t.Errorf("type %d: %x", qtype, got)
 		}
+	}
+}
+
+// The option no-aaaa of resolv.conf hides what resolvers say, but not what the hosts
+// file says, nor our own names.
+func TestNoAAAA(t *testing.T) {
+	cfg := resolverConfig(startResolver(t, func(query []byte, _ netip.AddrPort, _ transport) [][]byte {
+		q := mustParse(t, query)
+		if q.name == "nobody.example" {
+			return [][]byte{rcodeAnswer(query, miekg.RcodeNameError)}
+		}
+		return [][]byte{answerWith(t, query, 0, q.asked+" 60 IN "+miekg.TypeToString[q.qtype]+" "+map[uint16]string{miekg.TypeA: "192.0.2.1", miekg.TypeAAAA: "2001:db8::1"}[q.qtype])}
+	}))
+	cfg.Resolver.NoAAAA = true
+	cfg.Resolver.Search = []string{"example"}
+	cfg.Hosts = system.ParseHosts([]byte("2001:db8::2 printer.lab\n"))
+	s := runServer(t, Config{}, cfg)
+	for _, c := range []struct {
+		name  string
+		qtype uint16
+		want  string
+	}{
+		{"www.example", miekg.TypeA, "NOERROR; 192.0.2.1"},
+		{"www.example", miekg.TypeAAAA, "NOERROR"},
+		{"www", miekg.TypeAAAA, "NOERROR; www.example."},
+		{"nobody.example", miekg.TypeAAAA, "NXDOMAIN"},
+		{"printer.lab", miekg.TypeAAAA, "NOERROR; 2001:db8::2"},
+		{"localhost", miekg.TypeAAAA, "NOERROR; ::1"},
+	} {
+		answer, _ := s.exchangeUDP(ask(c.name, c.qtype), slack*silence)
+		if got := shown(t, answer); got != c.want {
+			t.Errorf("%s %s is %s, want %s", c.name, miekg.TypeToString[c.qtype], got, c.want)
+		}
+	}
+	e, err := s.Explain(t.Context(), "www.example", "AAAA")
+	if err != nil || !e.NoAAAA || len(e.Hidden) != 1 {
+		t.Errorf("it is explained as %+v, %v", e, err)
+	}
+}
+
+// FuzzFilter takes a query from a container and an answer from a resolver, with each
+// family hidden: what comes out is the answer without addresses and hints of it. The
+// same answer is given to a short name that was completed.
+func FuzzFilter(f *testing.F) {
+	const long = "www.corp.example"
+	for _, seed := range []struct {
+		qtype uint16
+		lines []string
+	}{
+		{miekg.TypeA, []string{"www.corp.example. 60 IN CNAME web.example.", "web.example. 60 IN A 192.0.2.1"}},
+		{miekg.TypeAAAA, []string{"www.corp.example. 60 IN AAAA 2001:db8::1", "--", "example. 60 IN SOA ns.example. a.example. 1 2 3 4 5"}},
+		{miekg.TypeHTTPS, []string{`www.corp.example. 60 IN HTTPS 1 . mandatory="ipv6hint" ipv4hint="192.0.2.1" ipv6hint="2001:db8::1"`}},
+		{miekg.TypeSVCB, []string{`www.corp.example. 60 IN SVCB 1 . ipv6hint="2001:db8::1"`}},
+		{miekg.TypeANY, []string{"www.corp.example. 60 IN A 192.0.2.1", "www.corp.example. 60 IN RRSIG A 8 2 60 20300101000000 20200101000000 1 example. AAAA"}},
+	} {
+		raw := ask(long, seed.qtype, func(m *miekg.Msg) { m.SetEdns0(1232, true) })
+		for _, hidden := range []byte{0, 1, 2, 3} {
+			f.Add(raw, answerWith(f, raw, 0, seed.lines...), hidden)
+		}
+	}
+	f.Add(ask("www", miekg.TypeA), rcodeAnswer(ask(long, miekg.TypeA), miekg.RcodeNameError), byte(3))
+	f.Fuzz(func(t *testing.T, raw, answer []byte, hidden byte) {
+		q, err := parseQuery(raw)
+		if err != nil || len(answer) < headerSize {
+			return
+		}
+		q.hidden = families{hidden&1 != 0, hidden&2 != 0}
+		before := bytes.Clone(answer)
+		checkHidden(t, q, hide(answer, q), before)
+		if !bytes.Equal(answer, before) {
+			t.Fatalf("the answer itself was changed:\n% x\n% x", before, answer)
+		}
+		c, ok := q.renamed("completed." + q.asked)
+		if !ok {
+			return
+		}
+		if out, ok := asked(q, c, answer); ok {
+			var m miekg.Msg
+			if err := m.Unpack(out); err != nil {
+				t.Fatalf("the answer to the completed name can't be read: %v\n% x", err, out)
+			}
+			checkHidden(t, q, hide(out, q), out)
+		}
+	})
+}
+
+// checkHidden looks at what hide made of an answer.
+func checkHidden(t *testing.T, q *query, out, whole []byte) {
+	t.Helper()
+	var before, after miekg.Msg
+	if before.Unpack(whole) != nil {
+		return // TestHideWhatCantBeParsed
+	}
+	if err := after.Unpack(out); err != nil {
+		t.Fatalf("what is left can't be read: %v\n% x\nof\n% x", err, out, whole)
+	}
+	if after.Id != before.Id && !bytes.Equal(out[:2], q.raw[:2]) || after.Rcode != before.Rcode && after.Rcode != miekg.RcodeSuccess || len(after.Ns) != len(before.Ns) && len(after.Ns) != 0 {
+		t.Fatalf("%v\nbecame\n%v", &before, &after)
+	}
+	for _, rr := range append(after.Answer, after.Extra...) {
+		text := rr.String()
+		a, aaaa := rr.Header().Rrtype == miekg.TypeA, rr.Header().Rrtype == miekg.TypeAAAA
+		switch rr.(type) {
+		case *miekg.HTTPS, *miekg.SVCB:
+			a, aaaa = strings.Contains(text, " ipv4hint="), strings.Contains(text, " ipv6hint=")
+		}
+		if q.hidden.a && a || q.hidden.aaaa && aaaa {
+			t.Fatalf("with %+v hidden it has %s", q.hidden, text)
+		}
+	}
+	if again := hide(bytes.Clone(out), q); !bytes.Equal(again, out) {
+		t.Fatalf("hiding twice makes another answer:\n% x\n% x", out, again)
 	}
 }
 

@@ -27,8 +27,12 @@ import (
 // complete is resolve for names that may be short. It calls found exactly once.
 func (s *Server) complete(ctx context.Context, q *query, how transport, found func(finding)) {
 	names := s.source.NameConfig()
+	_, known := s.local.answer(q, names.Hosts)
+	if names.Resolver.NoAAAA && !known && q.class == miekg.ClassINET {
+		q.hidden.aaaa = true
+	}
 	candidates := completions(q, names.Resolver)
-	if _, known := s.local.answer(q, names.Hosts); known || len(candidates) == 0 {
+	if known || len(candidates) == 0 {
 		s.resolve(ctx, q, how, found)
 		return
 	}
@@ -121,5 +125,6 @@ func asked(q, c *query, answer []byte) ([]byte, bool) {
 	name := miekg.RR_Header{Name: q.asked, Rrtype: miekg.TypeCNAME, Class: miekg.ClassINET, Ttl: ttl}
 	out.Answer = append([]miekg.RR{&miekg.CNAME{Hdr: name, Target: c.asked}}, m.Answer...)
 	out.Ns = m.Ns
-	return pack(out, q), true
+	whole := pack(out, q)
+	return whole, readable(whole)
 }

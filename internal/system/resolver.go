@@ -34,6 +34,7 @@ type Resolver struct {
 	UseVC    bool // ask over TCP always
 	EDNS0    bool
 	TrustAD  bool
+	NoAAAA   bool // what resolvers say has no AAAA; the hosts file may
 
 	lines map[netip.AddrPort]int
 }
@@ -146,6 +147,8 @@ func (r *Resolver) setOption(option string) {
 		r.EDNS0 = true
 	case "trust-ad":
 		r.TrustAD = true
+	case "no-aaaa":
+		r.NoAAAA = true
 	}
 }
 

@@ -33,10 +33,10 @@ const (
 	// seen: five times the second that package system promises.
 	followed = 5 * time.Second
 	// hedged bounds the answer of the second resolver when the first is silent:
-	// five times the 200 ms after which package dns asks it.
-	hedged = time.Second
+	// five times the second after which package dns asks it.
+	hedged = 5 * time.Second
 	// givenUp bounds the SERVFAIL for silent resolvers: five times the 1.8 s
-	// after which package dns gives up.
+	// after which package dns gives the last of them up.
 	givenUp = 9 * time.Second
 )
 
