@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -26,7 +25,7 @@ const (
 func checkBehind(t *testing.T, s *stage.Stage, c *company) {
 	c.openServer(t, s, "--dev", "tun8", "--push", "route 10.98.0.0 255.255.255.0", "--push", "route-ipv6 fd98::/64")
 	router := s.Lab.Internet
-	startBehind(t, s)
+	run := startBehind(t, s)
 	for _, words := range [][]string{
 		{"sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"},
 		{"ip", "route", "replace", "10.98.0.0/24", "dev", "behind0", "mtu", "lock", "1280"},
@@ -67,6 +66,7 @@ func checkBehind(t *testing.T, s *stage.Stage, c *company) {
 			})
 		}
 	}
+	checkPublished(t, s, run)
 	// The host was told, or nothing was shown.
 	for _, way := range [][]string{{"-4", behindV4}, {"-6", behindV6}} {
 		if route := s.Lab.Host.Run(t, "ip", way[0], "route", "get", way[1]); !strings.Contains(route, "mtu 1280") {
@@ -84,13 +84,11 @@ ip route add default via %[3]s && ip -6 route add default via %[5]s
 while :; do %[1]s stream-recv [::]:9000 -listen; done
 `
 
-// startBehind starts the computer and plugs it into the router.
-func startBehind(t *testing.T, s *stage.Stage) {
+// startBehind starts the computer and plugs it into the router. What is returned
+// runs commands of the toolbox there.
+func startBehind(t *testing.T, s *stage.Stage) (run func(args ...string) testimage.Result) {
 	t.Helper()
-	toolbox := filepath.Join(s.Lab.Dir, "toolbox-behind")
-	if err := testimage.Build(t.Context(), toolbox); err != nil {
-		t.Fatal(err)
-	}
+	toolbox := toolboxOf(t, s)
 	router := s.Lab.Internet
 	script := fmt.Sprintf(behindScript, toolbox, behindV4, behindRouterV4, behindV6, behindRouterV6)
 	cmd := router.Command(context.WithoutCancel(t.Context()), "unshare", "--net", "--pid", "--fork", "--kill-child", "sh", "-c", script)
@@ -113,5 +111,9 @@ func startBehind(t *testing.T, s *stage.Stage) {
 		{"-6", "address", "add", behindRouterV6 + "/64", "dev", "behind0", "nodad"},
 	} {
 		router.Run(t, "ip", words...)
+	}
+	return func(args ...string) testimage.Result {
+		t.Helper()
+		return runToolbox(t, router, append([]string{"nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", cmd.Process.Pid), toolbox}, args...))
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -166,6 +168,58 @@ func checkSmall(t *testing.T, s *stage.Stage, c *company) {
 			}
 		}
 	}
+	checkPublished(t, s, func(args ...string) testimage.Result {
+		t.Helper()
+		return runToolbox(t, s.Lab.Internet, append([]string{toolboxOf(t, s)}, args...))
+	})
+}
+
+// The ports of this host that lead to servers in containers: TCP that sends all
+// back after the end of what came, and UDP.
+const publishedTCP, publishedUDP = 8089, 8087
+
+// checkPublished sends much to published ports by way of the VPN, and wants it
+// back. run runs the toolbox on a computer beyond the VPN.
+func checkPublished(t *testing.T, s *stage.Stage, run func(args ...string) testimage.Result) {
+	t.Helper()
+	s.Serve(t, "published-tcp", []string{"-p", fmt.Sprintf("%d:9", publishedTCP)}, "echo-tcp", "-addr", ":9", "-mode", "after-eof")
+	s.Serve(t, "published-udp", []string{"-p", fmt.Sprintf("%d:7/udp", publishedUDP), "--network", "mine"}, "echo-udp")
+	for _, addr := range []string{clientV4, clientV6} {
+		const size = 10 << 20
+		got := run("half-close", hostPort(addr, publishedTCP), "-send", fmt.Sprint(size), "-timeout", "60s")
+		if got.Outcome != testimage.OK || got.Bytes != size {
+			t.Errorf("%d bytes to and from %s: %+v", size, hostPort(addr, publishedTCP), got)
+		}
+		for _, size := range []int{1200, 1400, 9000, 65507 - 20} {
+			// The first of a size, there and back, may be what finds out the path's.
+			stage.Eventually(t, followed, fmt.Sprintf("a datagram of %d bytes to %s and back", size, hostPort(addr, publishedUDP)), func() bool {
+				return run("udp-send", hostPort(addr, publishedUDP), "-size", fmt.Sprint(size), "-timeout", "500ms").Outcome == testimage.OK
+			})
+		}
+	}
+}
+
+// toolboxOf is the test image's program for the lab's computers.
+func toolboxOf(t *testing.T, s *stage.Stage) string {
+	t.Helper()
+	path := filepath.Join(s.Lab.Dir, "toolbox-of-nodes")
+	if _, err := os.Stat(path); err != nil {
+		if err := testimage.Build(t.Context(), path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return path
+}
+
+// runToolbox runs it on a node, be its outcome good or bad.
+func runToolbox(t *testing.T, node *lab.Node, words []string) testimage.Result {
+	t.Helper()
+	out, _ := node.Command(t.Context(), words[0], words[1:]...).Output() // the result says more than the exit code
+	got, err := testimage.Parse(out)
+	if err != nil {
+		t.Fatalf("%v: %v", words, err)
+	}
+	return got
 }
 
 // checkUpload sends size bytes to a server that counts them.
