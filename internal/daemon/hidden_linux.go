@@ -73,7 +73,7 @@ func (d *daemon) whyHidden(e dns.Explanation) (reasons []string) {
 			reasons = append(reasons, fmt.Sprintf("%s is %s: containers have no %s", settings.KeyMode, v.Mode, family.name))
 		case v.Inhibition == family.inhibition:
 			reasons = append(reasons, fmt.Sprintf("%s is %s", settings.KeyInhibition, v.Inhibition))
-		case family.absence.reason != "":
+		case v.Inhibition == "auto" && family.absence.reason != "":
 			reasons = append(reasons, fmt.Sprintf("%s is %s, and this host has had no route to the internet over %s for %s: %s",
 				settings.KeyInhibition, v.Inhibition, family.name, time.Since(family.absence.since).Round(time.Second), family.absence.reason))
 		}
