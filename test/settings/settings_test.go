@@ -67,6 +67,8 @@ func TestSettings(t *testing.T) {
 	t.Run("ipv6only", func(t *testing.T) { checkMode(t, s, "ipv6only", false, true) })
 	t.Run("dual-stack again", func(t *testing.T) { checkMode(t, s, "dual-stack", true, true) })
 	t.Run("engine options", func(t *testing.T) { checkEngineOptions(t, s) })
+	t.Run("another subnet", func(t *testing.T) { checkMove(t, s) })
+	t.Run("a network of the host's overlaps", func(t *testing.T) { checkClash(t, s) })
 	t.Run("lock", func(t *testing.T) { checkLock(t, s) })
 	t.Run("bad file", func(t *testing.T) { checkBadFile(t, s) })
 	if now := s.Docker(t, "inspect", "-f", "{{.State.StartedAt}} {{.State.Pid}}", "always"); now != started {
@@ -75,6 +77,7 @@ func TestSettings(t *testing.T) {
 	v4, v6 := families()[0], families()[1]
 	t.Run("a host without IPv4", func(t *testing.T) { checkHostWithout(t, s, v4, v6) })
 	t.Run("a host without IPv6", func(t *testing.T) { checkHostWithout(t, s, v6, v4) })
+	t.Run("swarm", func(t *testing.T) { checkSwarm(t, s) })
 }
 
 // eventually is stage.Eventually with the promise for live changes.

@@ -1,0 +1,186 @@
+package settings_test
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+
+	"github.com/portolan-net/portolan/internal/lab"
+	"github.com/portolan-net/portolan/internal/stage"
+	"github.com/portolan-net/portolan/internal/testimage"
+)
+
+// settled bounds what Portolan does by itself when routes have come to rest.
+const settled = 30 * time.Second
+
+// checkMove gives a machine with running containers other subnets.
+func checkMove(t *testing.T, s *stage.Stage) {
+	s.Docker(t, "network", "create", "mine")
+	t.Cleanup(func() { s.Docker(t, "network", "rm", "mine") })
+	s.Serve(t, "named", []string{"--network", "mine", "--add-host", "host.docker.internal:host-gateway", "-p", "8310:80"}, "web")
+	s.Serve(t, "on-host", []string{"--network", "host"}, "echo-tcp", "-addr", ":8311")
+	before := lives(t, s, "always", "named", "on-host")
+
+	if out, code := s.TryPortolan(t, "settings", "set", "--yes", "linuxVM.vpnkitCIDR", "172.17.0.0/16"); code != 1 || !strings.Contains(out, "172.17.0.0/16, which overlaps") {
+		t.Errorf("a subnet that docker0 has: exit code %d: %s", code, out)
+	}
+	open, err := s.Lab.Neighbour.Dial(t.Context(), "tcp", hostPort(lab.HostV4, 8300))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Close()
+	s.Portolan(t, "settings", "set", "--later", "portolan.subnet6", "fd99::/64")
+	out := s.Portolan(t, "settings", "set", "--yes", "linuxVM.vpnkitCIDR", "10.99.0.0/16")
+	if !strings.Contains(out, "the machine's network has moved") {
+		t.Errorf("the command says %s", out)
+	}
+	_ = open.SetReadDeadline(time.Now().Add(live))
+	if n, err := open.Read(make([]byte, 1)); n > 0 || err == nil || err.(net.Error).Timeout() {
+		t.Errorf("an open connection reads %d bytes, %v, want its end", n, err)
+	}
+	checkOn(t, s, "10.99.0.0/16", "fd99::/64")
+	checkKnown(t, s, "always", "named", "on-host")
+	for server, want := range map[string]testimage.Outcome{"10.99.0.7": testimage.OK, "fd99::7": testimage.OK, resolver: testimage.OK} {
+		if got := s.Exec(t, "always", "lookup", "web.internet.test", "A", "-server", server); got.Outcome != want {
+			t.Errorf("the resolver at %s: %+v, want %s", server, got, want)
+		}
+	}
+	if got := s.Toolbox(t, []string{"--add-host", "gate:host-gateway"}, "get", "http://gate:8081/"); got.Outcome != testimage.OK {
+		t.Errorf("the host, for a new container: %+v", got)
+	}
+	if got := s.Docker(t, "exec", "named", "/bin/toolbox", "ifaces"); strings.Contains(got, "192.168.65.") {
+		t.Errorf("the container has %s", got)
+	}
+	waits := func(p string) bool { return strings.Contains(p, "docker restart always named on-host") }
+	if got := s.Status(t).Pending; !slices.ContainsFunc(got, waits) {
+		t.Errorf("pending: %q, want who knows the former network", got)
+	}
+	if now := lives(t, s, "always", "named", "on-host"); now != before {
+		t.Errorf("the containers were %s and are %s", before, now)
+	}
+
+	s.Docker(t, "restart", "-t", "1", "named")
+	s.Docker(t, "restart", "-t", "1", "on-host")
+	s.Portolan(t, "settings", "unset", "--yes", "linuxVM.vpnkitCIDR")
+	s.Portolan(t, "settings", "unset", "--yes", "portolan.subnet6")
+	checkOn(t, s, "192.168.65.0/24", "fdc4:f303:9324::/64")
+	checkKnown(t, s, "always", "named")
+	waits = func(p string) bool { return strings.HasSuffix(p, "docker restart named on-host") }
+	if got := s.Status(t).Pending; !slices.ContainsFunc(got, waits) {
+		t.Errorf("pending: %q, want who knows the former network", got)
+	}
+	s.Docker(t, "restart", "-t", "1", "named", "on-host")
+	eventually(t, "nobody knows a former network", func() bool { return len(s.Status(t).Pending) == 0 })
+}
+
+// checkClash: a network of the host's that overlaps makes the machine move, unless
+// somebody chose the subnet.
+func checkClash(t *testing.T, s *stage.Stage) {
+	before := lives(t, s, "always")
+	s.Lab.Host.Run(t, "ip", "route", "add", "192.168.65.0/24", "via", lab.GatewayV4)
+	stage.Eventually(t, settled, "the machine has moved by itself", func() bool {
+		return s.Status(t).Link.V4.String() == "192.168.66.0/24" && !slices.ContainsFunc(s.Status(t).Pending, moving)
+	})
+	checkKnown(t, s, "always")
+	if now := lives(t, s, "always"); now != before {
+		t.Errorf("the container was %s and is %s", before, now)
+	}
+	if got := s.Status(t).Problems; len(got) != 0 {
+		t.Errorf("problems: %q", got)
+	}
+	s.Portolan(t, "settings", "set", "linuxVM.vpnkitCIDR", "192.168.65.0/24") // the default, but chosen
+	s.Portolan(t, "settings", "apply", "--yes")
+	told := func(p string) bool {
+		return strings.Contains(p, "a route to 192.168.65.0/24") && strings.Contains(p, "portolan settings set linuxVM.vpnkitCIDR")
+	}
+	if got := s.Status(t); got.Link.V4.String() != "192.168.65.0/24" || !slices.ContainsFunc(got.Problems, told) {
+		t.Errorf("a chosen subnet that overlaps: on %s, problems %q", got.Link.V4, got.Problems)
+	}
+	s.Lab.Host.Run(t, "ip", "route", "del", "192.168.65.0/24", "via", lab.GatewayV4)
+	s.Portolan(t, "settings", "unset", "--yes", "linuxVM.vpnkitCIDR")
+	eventually(t, "nothing overlaps any more", func() bool { return len(s.Status(t).Problems) == 0 })
+}
+
+func moving(pending string) bool { return strings.Contains(pending, "is moving") }
+
+// checkSwarm: an engine in a swarm stays where its members know it.
+func checkSwarm(t *testing.T, s *stage.Stage) {
+	s.Docker(t, "swarm", "init")
+	out, code := s.TryPortolan(t, "settings", "set", "--yes", "linuxVM.vpnkitCIDR", "10.99.0.0/16")
+	if code != 1 || !strings.Contains(out, "docker swarm leave") {
+		t.Errorf("in a swarm: exit code %d: %s", code, out)
+	}
+	if got := strings.TrimSpace(s.Portolan(t, "settings", "get", "linuxVM.vpnkitCIDR")); got != "192.168.65.0/24" {
+		t.Errorf("what was refused is written: %s", got)
+	}
+	s.Docker(t, "swarm", "leave", "--force")
+	s.Portolan(t, "settings", "set", "--yes", "linuxVM.vpnkitCIDR", "10.99.0.0/16")
+	checkOn(t, s, "10.99.0.0/16", "fdc4:f303:9324::/64")
+}
+
+// lives tells containers that have been started again from those that have not.
+func lives(t *testing.T, s *stage.Stage, names ...string) string {
+	t.Helper()
+	return s.Docker(t, append([]string{"inspect", "-f", "{{.State.StartedAt}} {{.State.Pid}}"}, names...)...)
+}
+
+// checkOn looks where the machine is: by status, and by what it has itself.
+func checkOn(t *testing.T, s *stage.Stage, v4, v6 string) {
+	t.Helper()
+	status := s.Status(t)
+	if status.Link.V4.String() != v4 || status.Link.V6.String() != v6 {
+		t.Fatalf("the machine is on %s and %s, want %s and %s", status.Link.V4, status.Link.V6, v4, v6)
+	}
+	ns, err := netns.GetFromPid(status.Machine.PID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	h, err := netlink.NewHandleAt(ns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	eth0, err := h.LinkByName("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addrs, err := h.AddrList(eth0, netlink.FAMILY_ALL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range addrs {
+		if addr, _ := netip.AddrFromSlice(a.IP); !addr.IsLinkLocalUnicast() && !status.Link.Contains(addr.Unmap()) {
+			t.Errorf("eth0 has %s", a.IPNet)
+		}
+	}
+}
+
+// checkKnown: containers that were there before a move find everything by the names
+// that they have always known, and are found.
+func checkKnown(t *testing.T, s *stage.Stage, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		for _, url := range []string{"http://web.internet.test/ip", "http://host.docker.internal:8081/", "http://" + hostPort(lab.WebV6, 80) + "/ip"} {
+			if got := s.Exec(t, name, "get", url); got.Outcome != testimage.OK {
+				t.Errorf("%s gets %s: %+v", name, url, got)
+			}
+		}
+	}
+	for port, name := range map[uint16]string{8300: "always", 8310: "named"} {
+		if !slices.Contains(names, name) {
+			continue
+		}
+		stage.Eventually(t, live, fmt.Sprintf("port %d answers", port), func() bool {
+			_, err := stage.Fetch(t, s.Lab.Neighbour, hostPort(lab.HostV4, port), "/")
+			return err == nil
+		})
+	}
+}
