@@ -115,6 +115,7 @@ func Run(ctx context.Context, log *slog.Logger) error {
 	group.Go(func() error { return guest.FollowMirrors(ctx, log) })
 	group.Go(func() error { return guest.FollowNames(ctx, log) })
 	group.Go(func() error { return guest.WatchNetworks(ctx, told.setNetworks, log) })
+	group.Go(func() error { return guest.EnlargeSegments(ctx, log) })
 	return group.Wait()
 }
 

@@ -21,6 +21,13 @@ func DefaultLink() Link {
 	}
 }
 
+// LargeSegment is how many bytes of a stream the links between containers and the
+// router, and to a connected host, take as one packet over IPv4, instead of 64 KiB
+// ("BIG TCP": gso_ipv4_max_size of ip-link(8), Linux 6.3). Each packet costs the same
+// on its way through bridge, packet filters and router, whatever it carries. None is
+// ever on a wire: the streams end in sockets of this computer.
+const LargeSegment = 256 << 10
+
 // The places on the link, counted from the start of each subnet.
 const (
 	placeGateway = 1

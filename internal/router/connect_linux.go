@@ -128,6 +128,9 @@ func setupHostEnd(link portolan.Link) error {
 	if err := netlink.LinkSetIP6AddrGenMode(dev, addrGenNone); err != nil {
 		return fmt.Errorf("prepare %s: %w", hostName, err)
 	}
+	if err := netlink.LinkSetGSOIPv4MaxSize(dev, portolan.LargeSegment); err != nil {
+		return fmt.Errorf("enlarge segments of %s: %w", hostName, err)
+	}
 	if err := netlink.LinkSetUp(dev); err != nil {
 		return fmt.Errorf("set %s up: %w", hostName, err)
 	}

@@ -147,6 +147,7 @@ func TestFaithful(t *testing.T) {
 	t.Run("black hole", func(t *testing.T) { checkBlackHole(t, s, "bridge", bridge) })
 	t.Run("50 streams", func(t *testing.T) { checkParallel(t, s, bridge) })
 	t.Run("1 GB", func(t *testing.T) { checkGigabyte(t, s, bridge) })
+	t.Run("large segments", func(t *testing.T) { checkLargeSegments(t, s, "bridge", bridge) })
 	t.Run("cut link", func(t *testing.T) { checkCutLink(t, s, bridge, direct) })
 }
 

@@ -3,10 +3,12 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -14,6 +16,10 @@ import (
 
 	"github.com/portolan-net/portolan/internal/testimage"
 )
+
+// bulkWrite is how much a stream's sender writes at a time: as much as the kernel
+// makes one packet of.
+const bulkWrite = 1 << 18
 
 // streamSend sends the test stream and FIN. The receiver answers with the
 // digest of what came, which must be that of what left.
@@ -29,10 +35,10 @@ func streamSend(ctx context.Context, args []string, r *testimage.Result) error {
 	}
 	defer conn.Close()
 
-	sum := sha256.New()
-	r.Bytes, err = io.CopyN(io.MultiWriter(conn, sum), testimage.Stream(), *n)
+	sum, gathered := sha256.New(), bufio.NewWriterSize(conn, bulkWrite)
+	r.Bytes, err = io.CopyN(io.MultiWriter(gathered, sum), testimage.Stream(), *n)
 	r.SHA256 = hex.EncodeToString(sum.Sum(nil))
-	if err != nil {
+	if err := errors.Join(err, gathered.Flush()); err != nil {
 		return err
 	}
 	if err := conn.CloseWrite(); err != nil {
