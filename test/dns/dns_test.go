@@ -140,4 +140,5 @@ func TestSearch(t *testing.T) {
 	}
 	setResolvConf(t, s, server)
 	want(t, s, "wiki")
+	t.Run("filters", func(t *testing.T) { checkFilters(t, s) })
 }
