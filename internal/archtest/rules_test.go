@@ -12,7 +12,7 @@ import (
 // place here and a line in docs/architecture.md.
 func layers() [][]string {
 	return [][]string{
-		{"internal/portolan", "internal/system", "internal/proxy/entry", "internal/image", "internal/confine", "internal/mmsg", "internal/socket", "internal/sockdiag", "internal/scarce"},
+		{"internal/portolan", "internal/system", "internal/proxy/entry", "internal/image", "internal/confine", "internal/mmsg", "internal/poll", "internal/socket", "internal/sockdiag", "internal/scarce"},
 		{"internal/datapath", "internal/profile", "internal/api", "internal/settings", "internal/lab", "internal/testimage"},
 		{"internal/relay", "internal/dns", "internal/router", "internal/spec", "internal/agentlink", "internal/publish/forward", "internal/client", "internal/enginesocket", "internal/buildstep", "internal/dockercontext", "internal/proxy"},
 		{"internal/egress", "internal/proxy/server", "internal/proxy/socks", "internal/publish", "internal/shim", "internal/engine", "internal/hostservice", "internal/hostnet"},

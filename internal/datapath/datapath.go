@@ -62,6 +62,13 @@ type Handler interface {
 	HandleEcho(flow portolan.Flow, seq uint16, payload []byte)
 }
 
+// Opener is a Handler that opens without a goroutine that waits.
+type Opener interface {
+	// StartTCP is OpenTCP that does not wait: done is called once with what OpenTCP
+	// returns, before StartTCP returns or later from another goroutine.
+	StartTCP(ctx context.Context, flow portolan.Flow, done func(Endpoint, error))
+}
+
 // Machine is what a datapath offers to the host's side: the way into the
 // machine, and the way back for datagrams. All methods are safe for concurrent
 // use.

@@ -18,16 +18,31 @@ func newSystemDialer(ports *system.Outgoing) systemDialer { return systemDialer{
 
 // DialTCP implements Dialer. The connection is a *socket.TCP.
 func (d systemDialer) DialTCP(ctx context.Context, dst netip.AddrPort) (datapath.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	conn, err := socket.Dial(ctx, dst, func(fd int) {
+	return d.begin(dst).wait(ctx)
+}
+
+// begin is DialTCP that does not wait.
+func (d systemDialer) begin(dst netip.AddrPort) attempt {
+	return attempt{dst, socket.Begin(dst, func(fd int) {
 		d.ports.Apply(fd)
 		if dst.Addr().IsLoopback() {
 			socket.Unpace(fd)
 		}
-	})
+	})}
+}
+
+// attempt is a dial of a systemDialer.
+type attempt struct {
+	dst netip.AddrPort
+	*socket.Attempt
+}
+
+func (a attempt) wait(ctx context.Context) (datapath.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	conn, err := a.Wait(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("dial %s: %w", dst, err)
+		return nil, fmt.Errorf("dial %s: %w", a.dst, err)
 	}
 	return conn, nil
 }

@@ -148,7 +148,7 @@ func newLocalEgress(t *testing.T, change func(*Config)) (*Egress, *fakeMachine) 
 	t.Helper()
 	goroutines := goleak.IgnoreCurrent()
 	t.Cleanup(func() {
-		goleak.VerifyNone(t, goroutines, goleak.IgnoreAnyFunction("github.com/portolan-net/portolan/internal/relay.(*worker).run"))
+		goleak.VerifyNone(t, goroutines, goleak.IgnoreAnyFunction("github.com/portolan-net/portolan/internal/poll.(*Loop).run"))
 	})
 	machine := &fakeMachine{events: make(chan event, 100)}
 	cfg := Config{Link: portolan.DefaultLink(), DNS: fakeDNS{}, Machine: machine}

@@ -15,6 +15,8 @@ type Proxies interface {
 	// ServeTCP serves a client of the forward proxy until either side has had
 	// enough, and closes conn.
 	ServeTCP(ctx context.Context, conn datapath.Conn, flow portolan.Flow)
+	// MayOpen reports whether OpenTCP may take flow over. It must not wait.
+	MayOpen(flow portolan.Flow) bool
 	// OpenTCP may take a direct flow over whose SYN is held, as OpenTCP of
 	// datapath.Handler does; false leaves it direct.
 	OpenTCP(ctx context.Context, flow portolan.Flow) (datapath.Endpoint, bool, error)

@@ -38,6 +38,11 @@ func (e *Egress) OpenTCP(ctx context.Context, flow portolan.Flow) (datapath.Endp
 // error is the one to show, for the second may only say that there is no IPv6.
 func (e *Egress) openHost(ctx context.Context, flow portolan.Flow) (datapath.Endpoint, error) {
 	endpoint, err := e.open(ctx, flow, netip.AddrPortFrom(loopback4, flow.Dst.Port()))
+	return e.orLoopback6(ctx, flow, endpoint, err)
+}
+
+// orLoopback6 is openHost once 127.0.0.1 has had its chance.
+func (e *Egress) orLoopback6(ctx context.Context, flow portolan.Flow, endpoint datapath.Endpoint, err error) (datapath.Endpoint, error) {
 	if err == nil || datapath.Classify(err) == datapath.Silent {
 		return endpoint, err
 	}
@@ -55,6 +60,11 @@ func (e *Egress) open(ctx context.Context, flow portolan.Flow, to netip.AddrPort
 	}
 	defer e.dials.Leave(place)
 	conn, err := e.cfg.Dialer.DialTCP(ctx, to)
+	return e.dialled(flow, conn, err)
+}
+
+// dialled is what came of a dial.
+func (e *Egress) dialled(flow portolan.Flow, conn datapath.Conn, err error) (datapath.Endpoint, error) {
 	if scarce.Exhausted(err) && e.short.Now() {
 		e.cfg.Log.Warn("connections are refused: this computer is short of what a socket needs", "flow", flow, "error", err)
 	}

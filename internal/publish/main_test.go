@@ -28,7 +28,7 @@ import (
 const limit = 10 * time.Second
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/portolan-net/portolan/internal/relay.(*worker).run"))
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/portolan-net/portolan/internal/poll.(*Loop).run"))
 }
 
 // machine dials containers that are sockets of this process, and remembers the

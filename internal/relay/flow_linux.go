@@ -32,7 +32,9 @@ type end struct {
 	owner    datapath.Conn // of fd
 	tcp      bool
 	readable bool
+	tag      int32 // of its events
 	writable bool
+	awaited  bool // its being writable is an event
 	hungUp   bool // a FIN has come
 	urgent   bool // urgent data came: a short read may leave bytes behind, and splice stops before them
 	shut     bool // we have sent a FIN
@@ -206,7 +208,7 @@ func (f *flow) drain(h *half, dst *end, failure *error) bool {
 	h.total += int64(n)
 	switch {
 	case err == unix.EAGAIN:
-		dst.writable = false
+		*failure = f.awaitRoom(dst)
 		f.wait(h)
 		return false
 	case err != nil:
@@ -225,7 +227,7 @@ func (f *flow) wait(h *half) {
 	}
 	if !h.listed && h.chunk.pipe != nil {
 		h.listed = true
-		f.worker.blocked = append(f.worker.blocked, h)
+		f.worker.block(h)
 	}
 }
 
@@ -265,7 +267,7 @@ func passEnd(src, dst *end) error {
 // close ends the flow.
 func (f *flow) close() {
 	f.gone = true
-	f.worker.forget(f)
+	f.worker.loop.Remove(f.id)
 	for i := range f.ends {
 		f.halves[i].chunk.release()
 		f.halves[i].since = time.Time{}

@@ -2,260 +2,152 @@ package relay
 
 import (
 	"net/netip"
-	"runtime"
 	"slices"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/portolan-net/portolan/internal/poll"
 )
 
 // Theory of operation
 //
 // Flows between kernel sockets are not carried by goroutines: each belongs to a
-// worker, a thread that waits in epoll for hundreds of flows and moves what is
-// ready. Compared with a goroutine for each direction, an idle flow costs no
-// stack, a byte that arrives wakes one thread and not three (Go's poller, its
-// monitor, and the goroutine's), and an RST is an event whatever the flow waits
-// for. Events are edge-triggered: what is readable and writable is remembered
-// until a call says EAGAIN.
-//
-// A worker blocks in a system call that Go's scheduler knows of, and keeps a
-// scheduler slot (a P) meanwhile. So the program gets as many more of them. Their
-// number stays from then on: Go no longer follows a CPU limit that changes.
+// worker, which moves what is ready, on the thread of a loop (package poll). An
+// idle flow costs no stack, and an RST is an event whatever the flow waits for.
+// Events are edge-triggered: what is readable and writable is remembered until a
+// call says EAGAIN. Every socket is writable at first, so a worker asks to be told
+// that one is only after a write that found no room: most flows need no such event.
 
-const (
-	maxWorkers = 8
-	eventsRead = 128 // of one epoll_wait
-	// turn is how many chunks a direction moves before others have their turn.
-	turn = 4
-)
+// turn is how many chunks a direction moves before others have their turn.
+const turn = 4
 
 // blockedAfter is how long a write may wait before the direction counts as
 // blocked: its pipe goes back to the others then. Bulk transfers block all the
 // time for far less.
 const blockedAfter = 20 * time.Millisecond
 
-// crew is the workers, once the first flow has come.
+// crew is the workers of the loops that have had a flow.
 var crew struct {
-	mu      sync.Mutex // guards the rest
-	workers []*worker
-	next    int
+	mu      sync.Mutex
+	workers map[*poll.Loop]*worker // guarded by mu
 }
 
 // assign returns the worker of a new flow, or nil if the kernel gives none now.
 func assign() *worker {
-	crew.mu.Lock()
-	defer crew.mu.Unlock()
-	if len(crew.workers) == 0 {
-		crew.workers = hire(min(runtime.GOMAXPROCS(0), maxWorkers)) // which heeds affinity and cgroup
-	}
-	if len(crew.workers) == 0 {
+	loop := poll.Next()
+	if loop == nil {
 		return nil
 	}
-	crew.next = (crew.next + 1) % len(crew.workers)
-	return crew.workers[crew.next]
-}
-
-// hire starts n workers, or none: what is short comes back, and a crew stays.
-func hire(n int) []*worker {
-	var made []*worker
-	for range n {
-		w, err := newWorker()
-		if err != nil {
-			for _, w := range made {
-				w.close()
-			}
-			return nil
+	crew.mu.Lock()
+	defer crew.mu.Unlock()
+	w := crew.workers[loop]
+	if w == nil {
+		w = &worker{loop: loop}
+		if crew.workers == nil {
+			crew.workers = map[*poll.Loop]*worker{}
 		}
-		made = append(made, w)
+		crew.workers[loop] = w
 	}
-	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + n)
-	for _, w := range made {
-		go w.run()
-	}
-	return made
+	return w
 }
 
-// worker is one thread and its flows.
+// worker is what the flows of one loop share. All but loop is its thread's own.
 type worker struct {
-	epoll  int
-	wakeup int // an eventfd
-
-	mu      sync.Mutex
-	flows   map[int32]*flow // guarded by mu; by what their events carry
-	last    int32           // guarded by mu
-	aborted []*flow         // guarded by mu
-
-	// The thread's own.
+	loop    *poll.Loop
 	scratch [scratchSize]byte
-	queue   []*flow // to be looked at in this round
-	later   []*flow // had their turn and have more to move
 	blocked []*half // wait for a peer that reads slowly, since less than blockedAfter
 }
 
-func newWorker() (*worker, error) {
-	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
-	if err != nil {
-		return nil, err
-	}
-	wakeup, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err == nil {
-		err = unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, wakeup, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET})
-	}
-	w := &worker{epoll: epoll, wakeup: wakeup, flows: map[int32]*flow{}}
-	if err != nil {
-		w.close()
-		return nil, err
-	}
-	return w, nil
-}
-
-// close undoes newWorker.
-func (w *worker) close() {
-	_ = unix.Close(w.epoll)
-	_ = unix.Close(w.wakeup) // -1 if there is none
-}
-
 // watched is what a worker wants to hear of a socket; errors come unasked.
-const watched = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLPRI | unix.EPOLLET
+const watched = unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLPRI | unix.EPOLLET
 
 // add gives f to the worker, which resets it if the kernel watches no more.
 func (w *worker) add(f *flow) {
 	f.mu.Lock() // the thread waits until both ends are watched
 	defer f.mu.Unlock()
-	w.remember(f)
+	f.id = w.loop.Add(f)
 	for i := range f.ends {
-		event := unix.EpollEvent{Events: watched, Fd: f.id, Pad: int32(i)}
-		if unix.EpollCtl(w.epoll, unix.EPOLL_CTL_ADD, f.ends[i].fd, &event) != nil {
+		e := &f.ends[i]
+		e.tag, e.writable = int32(i), true
+		if w.loop.Watch(f.id, e.tag, e.fd, watched) != nil {
 			w.abort(f) // f.done is the thread's to call
 			return
 		}
 	}
 }
 
-// remember gives f a number that no other flow of the worker has.
-func (w *worker) remember(f *flow) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for taken := true; taken; _, taken = w.flows[w.last] {
-		w.last = max(w.last+1, 1) // 0 is the eventfd's
+// awaitRoom notes that e is full, and makes its being writable an event.
+func (f *flow) awaitRoom(e *end) error {
+	e.writable = false
+	if e.awaited {
+		return nil
 	}
-	f.id = w.last
-	w.flows[f.id] = f
+	e.awaited = true
+	return f.worker.loop.Change(f.id, e.tag, e.fd, watched|unix.EPOLLOUT)
 }
 
-func (w *worker) forget(f *flow) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	delete(w.flows, f.id)
-}
-
-// abort makes the thread reset f, if it has not ended.
+// abort makes the thread reset f, if the worker has it and it has not ended.
 func (w *worker) abort(f *flow) {
-	w.mu.Lock()
-	w.aborted = append(w.aborted, f)
-	w.mu.Unlock()
-	_, _ = unix.Write(w.wakeup, []byte{1, 0, 0, 0, 0, 0, 0, 0}) // full means that it is awake
+	w.loop.Do(func() {
+		f.mu.Lock()
+		f.ends[0].failed = f.id != 0
+		f.mu.Unlock()
+		w.enqueue(f)
+	})
 }
 
 // resetKernelFrom is ResetFrom for the flows of all workers.
 func resetKernelFrom(addr netip.Addr) (n int) {
 	crew.mu.Lock()
-	workers := crew.workers // which never changes once it is there
-	crew.mu.Unlock()
-	for _, w := range workers {
-		lost := w.from(addr)
-		for _, f := range lost {
-			w.abort(f)
+	defer crew.mu.Unlock()
+	for _, w := range crew.workers {
+		for _, watcher := range w.loop.Watchers() {
+			if f, ok := watcher.(*flow); ok && f.from(addr) {
+				w.abort(f)
+				n++
+			}
 		}
-		n += len(lost)
 	}
 	return n
 }
 
-// from are the flows that have addr as an address of ours.
-func (w *worker) from(addr netip.Addr) (found []*flow) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, f := range w.flows {
-		if slices.ContainsFunc(f.ends[:], func(e end) bool { return e.tcp && hasAddress(e.owner, addr) }) {
-			found = append(found, f)
-		}
-	}
-	return found
+// from reports whether addr is an address of ours in f.
+func (f *flow) from(addr netip.Addr) bool {
+	return slices.ContainsFunc(f.ends[:], func(e end) bool { return e.tcp && hasAddress(e.owner, addr) })
 }
 
-// run is the thread.
-func (w *worker) run() {
-	events := make([]unix.EpollEvent, eventsRead)
-	for {
-		n, err := unix.EpollWait(w.epoll, events, w.patience())
-		if err != nil {
-			n = 0 // a signal
-		}
-		w.collect(events[:n])
-		for _, f := range w.queue {
-			f.queued = false
-			if f.move() {
-				f.queued = true
-				w.later = append(w.later, f)
-			}
-			f.tell()
-		}
-		clear(w.queue)
-		w.queue = append(w.queue[:0], w.later...)
-		clear(w.later)
-		w.later = w.later[:0]
-		w.reviewBlocked()
-	}
-}
-
-// patience is epoll_wait's time-out, in milliseconds.
-func (w *worker) patience() int {
-	switch {
-	case len(w.queue) > 0:
-		return 0
-	case len(w.blocked) > 0:
-		return int(blockedAfter.Milliseconds())
-	}
-	return -1
-}
-
-// collect notes what events say, and queues their flows.
-func (w *worker) collect(events []unix.EpollEvent) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, event := range events {
-		f := w.flows[event.Fd]
-		if f == nil {
-			continue // it has ended, or this is the eventfd
-		}
-		f.ends[event.Pad].note(event.Events)
-		w.enqueue(f)
-	}
-	for _, f := range w.aborted {
-		if w.flows[f.id] == f {
-			f.ends[0].failed = true
-			w.enqueue(f)
-		}
-	}
-	clear(w.aborted)
-	w.aborted = w.aborted[:0]
+// Ready implements poll.Watcher. The tag is that of an end.
+func (f *flow) Ready(tag int32, events uint32) {
+	f.ends[tag].note(events)
+	f.worker.enqueue(f)
 }
 
 func (w *worker) enqueue(f *flow) {
 	if !f.queued {
 		f.queued = true
-		w.queue = append(w.queue, f)
+		w.loop.Queue(f)
 	}
+}
+
+// Turn implements poll.Task.
+func (f *flow) Turn() (more bool) {
+	f.queued = f.move()
+	f.tell()
+	return f.queued
+}
+
+// block lists a direction whose write waits with a pipe in hand.
+func (w *worker) block(h *half) {
+	if len(w.blocked) == 0 {
+		w.loop.After(blockedAfter, w.reviewBlocked)
+	}
+	w.blocked = append(w.blocked, h)
 }
 
 // reviewBlocked takes the pipes of directions that have waited for long.
 func (w *worker) reviewBlocked() {
-	if len(w.blocked) == 0 {
-		return
-	}
 	now, kept := time.Now(), w.blocked[:0]
 	for _, h := range w.blocked {
 		switch {
@@ -269,5 +161,7 @@ func (w *worker) reviewBlocked() {
 		}
 	}
 	clear(w.blocked[len(kept):])
-	w.blocked = kept
+	if w.blocked = kept; len(kept) > 0 {
+		w.loop.After(blockedAfter, w.reviewBlocked)
+	}
 }

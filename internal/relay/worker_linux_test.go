@@ -28,8 +28,7 @@ func TestTCPThatCannotBeWatchedEnds(t *testing.T) {
 				t.Fatal("the sockets were not taken")
 			}
 			// Watched already, it is refused (EEXIST), as it is when the user's watches are used up.
-			event := unix.EpollEvent{Events: unix.EPOLLET, Fd: -1}
-			if err := unix.EpollCtl(f.worker.epoll, unix.EPOLL_CTL_ADD, f.ends[i].fd, &event); err != nil {
+			if err := f.worker.loop.Watch(-1, 0, f.ends[i].fd, unix.EPOLLET); err != nil {
 				t.Fatal(err)
 			}
 			f.worker.add(f)
@@ -44,35 +43,6 @@ func TestTCPThatCannotBeWatchedEnds(t *testing.T) {
 				t.Error("the end was told twice")
 			}
 		})
-	}
-}
-
-// Workers of which one could not be made are no crew: the next flow tries again.
-func TestHireAllOrNone(t *testing.T) {
-	noLeaks(t)
-	before := openDescriptors(t)
-	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		t.Fatal(err)
-	}
-	spare, err := unix.Dup(0) // the lowest that is free
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = unix.Close(spare)
-	short := unix.Rlimit{Cur: uint64(spare) + 3, Max: limit.Max} // one worker and a half
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &short); err != nil {
-		t.Fatal(err)
-	}
-	made := hire(2)
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		t.Fatal(err)
-	}
-	if made != nil {
-		t.Error("two workers with three descriptors")
-	}
-	if after := openDescriptors(t); after != before {
-		t.Errorf("%d descriptors before, %d after", before, after)
 	}
 }
 

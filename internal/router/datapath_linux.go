@@ -17,7 +17,6 @@ import (
 	"github.com/portolan-net/portolan/internal/datapath"
 	"github.com/portolan-net/portolan/internal/portolan"
 	"github.com/portolan-net/portolan/internal/scarce"
-	"github.com/portolan-net/portolan/internal/socket"
 )
 
 // Datapath carries the machine's flows with the descriptors of a helper. It
@@ -30,11 +29,11 @@ type Datapath struct {
 
 	namespaces [2]*os.File // network and user, for the next helper
 
-	tun  *os.File
-	tcp  [2]*os.File  // listeners for IPv4, IPv6
-	udp  [2]*os.File  // IPv4, IPv6
-	own  []netip.Addr // the router's addresses
-	last netip.Addr   // the link's IPv4 broadcast address
+	tun  *descriptor
+	tcp  [2]*descriptor // listeners for IPv4, IPv6
+	udp  [2]*os.File    // IPv4, IPv6
+	own  []netip.Addr   // the router's addresses
+	last netip.Addr     // the link's IPv4 broadcast address
 
 	replies   replySockets
 	dialled   dialledUDP
@@ -77,11 +76,11 @@ func (d *Datapath) adopt(fds []int) error {
 	drain(fds[0])
 	drain(fds[3])
 	drain(fds[4])
-	files := make([]*os.File, len(fds))
-	for i, fd := range fds {
-		files[i] = os.NewFile(uintptr(fd), "router")
+	d.tun = &descriptor{fd: fds[0]}
+	for i := range d.tcp {
+		d.tcp[i] = &descriptor{fd: fds[1+i]}
+		d.udp[i] = os.NewFile(uintptr(fds[3+i]), "router")
 	}
-	d.tun, d.tcp, d.udp = files[0], [2]*os.File(files[1:3]), [2]*os.File(files[3:5])
 	for _, k := range listenerKinds {
 		if err := d.pool.fill(k); err != nil {
 			return err
@@ -158,9 +157,8 @@ func (d *Datapath) Run(ctx context.Context, handler datapath.Handler) error {
 	defer context.AfterFunc(ctx, d.interrupt)()
 	held := newHeldTable(&d.networks)
 	held.handler, held.write, held.refuse, held.log = handler, d.writeSlow, d.refuseTCP, d.log
-	tasks.Go(func() error { return d.readSlow(ctx, handler, held) })
-	for i := range d.tcp {
-		tasks.Go(func() error { return d.acceptTCP(ctx, d.tcp[i], held) })
+	tasks.Go(func() error { return d.serveSlow(ctx, handler, held) })
+	for i := range d.udp {
 		tasks.Go(func() error { return d.readUDP(ctx, d.udp[i], handler) })
 	}
 	tasks.Go(func() error { return d.pool.run(ctx) })
@@ -169,32 +167,6 @@ func (d *Datapath) Run(ctx context.Context, handler datapath.Handler) error {
 	held.close()
 	return err
 }
-
-// acceptTCP takes connections whose handshake the kernel has finished.
-func (d *Datapath) acceptTCP(ctx context.Context, listener *os.File, held *heldTable) error {
-	for {
-		conn, err := socket.Accept(listener)
-		switch {
-		case ctx.Err() != nil:
-			if err == nil {
-				_ = conn.Close()
-			}
-			return nil
-		case exhausted(err):
-			if d.short.Now() {
-				d.log.Warn("connections of containers wait for descriptors", "error", err)
-			}
-			pause(ctx, acceptPause) // until a flow ends
-		case err != nil:
-			return fmt.Errorf("accept connection of the machine: %w", err)
-		default:
-			held.accepted(ctx, conn)
-		}
-	}
-}
-
-// acceptPause is how long an accept waits for others to give something back.
-const acceptPause = 100 * time.Millisecond
 
 // exhausted reports that descriptors or memory are short, which passes.
 func exhausted(err error) bool {
@@ -213,9 +185,7 @@ func pause(ctx context.Context, d time.Duration) {
 // interrupt ends every wait of Run.
 func (d *Datapath) interrupt() {
 	past := time.Unix(1, 0)
-	_ = d.tun.SetReadDeadline(past)
-	for i := range d.tcp {
-		_ = d.tcp[i].SetReadDeadline(past)
+	for i := range d.udp {
 		_ = d.udp[i].SetReadDeadline(past)
 	}
 }
@@ -233,7 +203,12 @@ func (d *Datapath) Close() error {
 	d.replies.close()
 	d.pool.close()
 	var err error
-	for _, file := range []*os.File{d.namespaces[0], d.namespaces[1], d.tun, d.tcp[0], d.tcp[1], d.udp[0], d.udp[1]} {
+	for _, watched := range []*descriptor{d.tun, d.tcp[0], d.tcp[1]} {
+		if watched != nil {
+			err = errors.Join(err, watched.Close())
+		}
+	}
+	for _, file := range []*os.File{d.namespaces[0], d.namespaces[1], d.udp[0], d.udp[1]} {
 		if file != nil {
 			err = errors.Join(err, file.Close())
 		}

@@ -31,7 +31,7 @@ func (d *Datapath) dialTCP(ctx context.Context, from, to netip.AddrPort) (*socke
 	if err != nil {
 		return nil, err
 	}
-	return socket.Connect(ctx, fd, to)
+	return socket.Connect(fd, to).Wait(ctx)
 }
 
 // DialUDP implements datapath.Machine. An invalid src means the host's address.

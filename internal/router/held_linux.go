@@ -111,19 +111,40 @@ type heldSYN struct {
 
 // syn takes a SYN from slow0. packet is copied when it is kept.
 func (t *heldTable) syn(ctx context.Context, flow portolan.Flow, isn uint32, packet []byte, now time.Time) {
+	ctx, h := t.hold(ctx, flow, isn, packet, now)
+	if h == nil {
+		return
+	}
+	opener, ok := t.handler.(datapath.Opener)
+	if !ok {
+		t.tasks.Go(func() {
+			end, err := t.handler.OpenTCP(ctx, flow)
+			t.opened(h, end, err)
+		})
+		return
+	}
+	t.tasks.Add(1)
+	opener.StartTCP(ctx, flow, func(end datapath.Endpoint, err error) {
+		defer t.tasks.Done()
+		t.opened(h, end, err)
+	})
+}
+
+// hold enters a SYN into the table, or returns nil when nothing is to be opened.
+func (t *heldTable) hold(ctx context.Context, flow portolan.Flow, isn uint32, packet []byte, now time.Time) (context.Context, *heldSYN) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if h := t.held[flow]; h != nil {
 		if h.isn == isn {
 			t.againLocked(h, now)
-			return
+			return nil, nil
 		}
 		t.dropLocked(h)
 	}
 	place, ok := t.places.Enter(flow.Src.Addr())
 	if !ok {
 		t.log.Debug("too many held connections", "flow", flow)
-		return // the machine tries again in a second
+		return nil, nil // the machine tries again in a second
 	}
 	t.flows.SetBounds(flowBounds(t.descriptors()))
 	as, ok := t.flows.Enter(flow.Src.Addr())
@@ -133,13 +154,13 @@ func (t *heldTable) syn(ctx context.Context, flow portolan.Flow, isn uint32, pac
 			t.log.Warn("connections are refused: descriptors are for so many and no more", "flow", flow, "flows", t.flows.Held())
 		}
 		t.refuse(packet, errFull)
-		return
+		return nil, nil
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	h := &heldSYN{flow: flow, isn: isn, packet: slices.Clone(packet), seen: now, cancel: cancel, place: place, as: as}
 	h.timer = time.AfterFunc(minPatience, func() { t.expire(h) })
 	t.held[flow] = h
-	t.tasks.Go(func() { t.open(ctx, h) })
+	return ctx, h
 }
 
 // againLocked takes a retransmission.
@@ -152,9 +173,8 @@ func (t *heldTable) againLocked(h *heldSYN, now time.Time) {
 	h.seen = now
 }
 
-// open asks the handler and shows the machine what came of it.
-func (t *heldTable) open(ctx context.Context, h *heldSYN) {
-	end, err := t.handler.OpenTCP(ctx, h.flow)
+// opened shows the machine what the handler said.
+func (t *heldTable) opened(h *heldSYN, end datapath.Endpoint, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {

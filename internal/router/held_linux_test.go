@@ -191,12 +191,12 @@ func TestStrangerIsReset(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	file, err := ln.(*net.TCPListener).File()
+	fd, err := socket.Duplicate(ln.(*net.TCPListener))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer file.Close()
-	conn, err := socket.Accept(file)
+	defer unix.Close(fd)
+	conn, err := socket.Accept(fd)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,44 +6,175 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
+	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/portolan-net/portolan/internal/datapath"
+	"github.com/portolan-net/portolan/internal/poll"
 	"github.com/portolan-net/portolan/internal/portolan"
+	"github.com/portolan-net/portolan/internal/socket"
 )
 
-// readSlow takes what the packet filter routes into slow0, until ctx ends.
-func (d *Datapath) readSlow(ctx context.Context, handler datapath.Handler, held *heldTable) error {
-	buf := make([]byte, maxPacket+1)
-	var parts reassembler
-	for {
-		n, err := d.tun.Read(buf)
-		if ctx.Err() != nil {
-			return nil
+// Theory of operation
+//
+// One loop takes the packets of slow0 and the connections of the listeners, on
+// its thread: a SYN is held, its far side dialled, the SYN written back and the
+// connection accepted without another thread to be woken. Whatever has to wait,
+// such as a dial of another computer, does so elsewhere.
+const (
+	tagSlow      = 2  // of slow0's events; a listener's tag is its index
+	packetsTaken = 16 // at a time, then others have their turn
+	// acceptPause is how long an accept waits for others to give something back.
+	acceptPause = 100 * time.Millisecond
+)
+
+// slowReader is what the loop tells of packets and connections. Its fields are the
+// loop thread's own.
+type slowReader struct {
+	*Datapath
+	ctx     context.Context //nolint:containedctx // of a Run; it ends what its flows begin
+	loop    *poll.Loop
+	id      int32
+	handler datapath.Handler
+	held    *heldTable
+	packet  []byte
+	parts   reassembler
+	failed  chan error // has room for one
+	ended   bool
+}
+
+// serveSlow takes what the packet filter routes into slow0, and the connections
+// that come of it, until ctx ends.
+func (d *Datapath) serveSlow(ctx context.Context, handler datapath.Handler, held *heldTable) error {
+	loop := poll.Next()
+	if loop == nil {
+		return errors.New("watch the router: descriptors or memory are short")
+	}
+	r := &slowReader{
+		Datapath: d, ctx: ctx, loop: loop, handler: handler, held: held,
+		packet: make([]byte, maxPacket+1), failed: make(chan error, 1),
+	}
+	r.id = loop.Add(r)
+	defer r.end()
+	for i := range d.tcp {
+		if err := r.watch(i, d.tcp[i]); err != nil {
+			return err
 		}
-		if err != nil {
-			return fmt.Errorf("read %s: %w", slowName, err)
+	}
+	if err := r.watch(tagSlow, d.tun); err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-r.failed:
+		return err
+	}
+}
+
+func (r *slowReader) watch(tag int, d *descriptor) (err error) {
+	closed := d.Control(func(fd uintptr) { err = r.loop.Watch(r.id, int32(tag), int(fd), unix.EPOLLIN) })
+	if err := errors.Join(closed, err); err != nil {
+		return fmt.Errorf("watch the router: %w", err)
+	}
+	return nil
+}
+
+func (r *slowReader) unwatch(d *descriptor) {
+	_ = d.Control(func(fd uintptr) { r.loop.Unwatch(int(fd)) }) // the helper has it, too: its close is not enough
+}
+
+// end returns when the loop's thread has nothing more to do with r.
+func (r *slowReader) end() {
+	done := make(chan struct{})
+	r.loop.Do(func() {
+		defer close(done)
+		r.ended = true
+		for _, d := range []*descriptor{r.tun, r.tcp[0], r.tcp[1]} {
+			r.unwatch(d)
 		}
-		now := time.Now()
-		p, ok := parsePacket(buf[:n])
-		if !ok || !answerable(p.src, p.dst) {
-			continue
+		r.loop.Remove(r.id)
+	})
+	<-done
+}
+
+// fail makes serveSlow return, once; d is heard of no more.
+func (r *slowReader) fail(d *descriptor, err error) {
+	r.unwatch(d)
+	select {
+	case r.failed <- err:
+	default:
+	}
+}
+
+// Ready implements poll.Watcher.
+func (r *slowReader) Ready(tag int32, _ uint32) {
+	if tag == tagSlow {
+		r.readPackets()
+		return
+	}
+	r.accept(r.tcp[tag])
+}
+
+// accept takes a connection whose handshake the kernel has finished. One at a
+// time: asking for one that is not there costs as much.
+func (r *slowReader) accept(listener *descriptor) {
+	var conn *socket.TCP
+	var err error
+	closed := listener.Control(func(fd uintptr) { conn, err = socket.Accept(int(fd)) })
+	switch err := errors.Join(closed, err); {
+	case err == nil:
+		r.held.accepted(r.ctx, conn)
+	case errors.Is(err, unix.EAGAIN):
+	case exhausted(err):
+		if r.short.Now() {
+			r.log.Warn("connections of containers wait for descriptors", "error", err)
 		}
-		if p.proto == icmpProto(p.src) {
-			if p, ok = parts.add(p, now); ok {
-				d.slowICMP(handler, p)
+		r.unwatch(listener)
+		r.loop.After(acceptPause, func() { // until a flow ends
+			if !r.ended {
+				if err := r.watch(slices.Index(r.tcp[:], listener), listener); err != nil {
+					r.fail(listener, err)
+				}
 			}
-			continue
+		})
+	default:
+		r.fail(listener, fmt.Errorf("accept connection of the machine: %w", err))
+	}
+}
+
+func (r *slowReader) readPackets() {
+	for range packetsTaken {
+		n, err := r.tun.receive(r.packet)
+		switch {
+		case err == nil:
+			r.take(r.packet[:n], time.Now())
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EAGAIN):
+			return
+		default:
+			r.fail(r.tun, fmt.Errorf("read %s: %w", slowName, err))
+			return
 		}
-		if p.frag.offset > 0 {
-			continue // its first piece got the answer
+	}
+}
+
+// take does with a packet what is to be done.
+func (r *slowReader) take(b []byte, now time.Time) {
+	p, ok := parsePacket(b)
+	switch {
+	case !ok || !answerable(p.src, p.dst):
+	case p.proto == icmpProto(p.src):
+		if p, ok = r.parts.add(p, now); ok {
+			r.slowICMP(r.handler, p)
 		}
-		if p.proto == protoTCP {
-			d.slowTCP(ctx, held, p, now)
-			continue
-		}
-		d.writeSlow(buildError(d.link.Gateway().For(p.src), p.src, unknownProtocol(p.src.Is6()), p.raw))
+	case p.frag.offset > 0: // its first piece got the answer
+	case p.proto == protoTCP:
+		r.slowTCP(r.ctx, r.held, p, now)
+	default:
+		r.writeSlow(buildError(r.link.Gateway().For(p.src), p.src, unknownProtocol(p.src.Is6()), p.raw))
 	}
 }
 
@@ -112,7 +243,7 @@ func (d *Datapath) ReplyEcho(flow portolan.Flow, seq uint16, payload []byte) err
 	}
 	msg := buildEcho(src, dst, true, flow.Src.Port(), seq, payload)
 	for _, b := range split(src, dst, icmpProto(src), msg, fragmentMTU, d.fragments.Add(1)) {
-		if _, err := d.tun.Write(b); err != nil {
+		if err := d.tun.send(b); err != nil {
 			return fmt.Errorf("write %s: %w", slowName, err)
 		}
 	}
@@ -153,7 +284,7 @@ func (d *Datapath) writeUnreachable(src, dst netip.Addr, refusal datapath.Refusa
 // is gone, which the reader finds as well, or that memory is short: the packet
 // is lost, as packets are.
 func (d *Datapath) writeSlow(b []byte) {
-	if _, err := d.tun.Write(b); err != nil && !errors.Is(err, os.ErrClosed) {
+	if err := d.tun.send(b); err != nil && !errors.Is(err, unix.EBADF) {
 		d.log.Debug("write packet", "interface", slowName, "error", err)
 	}
 }

@@ -11,29 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Accept waits for the next connection of a listening socket that is
-// non-blocking. Errors are those of accept4(2), and os.ErrDeadlineExceeded and
-// os.ErrClosed.
-func Accept(listener *os.File) (*TCP, error) {
-	raw, err := listener.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	var made *TCP
-	var failure error
-	err = raw.Read(func(fd uintptr) bool {
-		made, failure = accept(int(fd))
-		return !errors.Is(failure, unix.EAGAIN)
-	})
-	if err := errors.Join(err, failure); err != nil {
-		return nil, fmt.Errorf("accept: %w", err)
-	}
-	return made, nil
-}
-
-func accept(listener int) (*TCP, error) {
+// Accept takes the next connection of a listening socket that is non-blocking.
+// Errors are those of accept4(2); EAGAIN says that there is none now.
+func Accept(listener int) (*TCP, error) {
 	for {
-		fd, peer, err := unix.Accept4(listener, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		fd, remote, err := accept4(listener)
 		switch err {
 		case nil:
 		case unix.EINTR, unix.ECONNABORTED: // went away before it was accepted
@@ -41,78 +23,112 @@ func accept(listener int) (*TCP, error) {
 		default:
 			return nil, err
 		}
-		own, err := unix.Getsockname(fd)
+		local, err := localAddr(fd)
 		if err != nil {
 			_ = unix.Close(fd)
 			return nil, err
 		}
-		return Own(fd, fromSockaddr(own), fromSockaddr(peer)), nil
+		return Own(fd, local, remote), nil
 	}
 }
 
 // Dial connects an ordinary socket of this process. Setup, which may be nil, is
 // called before it connects. Errors are the kernel's, or ctx's.
+func Dial(ctx context.Context, to netip.AddrPort, setup func(fd int)) (*TCP, error) {
+	return Begin(to, setup).Wait(ctx)
+}
+
+// Attempt is a connection that may still be on its way.
+type Attempt struct {
+	fd   int // of one that is
+	to   netip.AddrPort
+	conn *TCP // both nil until it is over
+	err  error
+}
+
+// Begin is Dial that does not wait. Whoever begins must Wait.
 //
 // A dial of this computer can meet itself: where nobody listens on the port, the
 // kernel may choose that very port for it, and both ends are then one socket (RFC
 // 9293, 3.5: simultaneous open). Such a dial is made again, as package net does.
-func Dial(ctx context.Context, to netip.AddrPort, setup func(fd int)) (*TCP, error) {
+// It never has to be waited for.
+func Begin(to netip.AddrPort, setup func(fd int)) *Attempt {
 	for range selfDials {
-		conn, err := dial(ctx, to, setup)
-		if err != nil || conn.Local() != conn.Remote() {
-			return conn, err
+		a := begin(to, setup)
+		if a.conn == nil || a.conn.Local() != a.conn.Remote() {
+			return a
 		}
-		_ = conn.Close()
+		_ = a.conn.Close()
 	}
-	return nil, fmt.Errorf("connect: %w: only to itself", unix.ECONNREFUSED)
+	return &Attempt{err: fmt.Errorf("connect: %w: only to itself", unix.ECONNREFUSED)}
 }
 
 // selfDials is how often a dial may meet itself: the kernel chooses from tens of
 // thousands of ports.
 const selfDials = 3
 
-func dial(ctx context.Context, to netip.AddrPort, setup func(fd int)) (*TCP, error) {
+func begin(to netip.AddrPort, setup func(fd int)) *Attempt {
 	family := unix.AF_INET
 	if to.Addr().Is6() {
 		family = unix.AF_INET6
 	}
 	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("socket: %w", err)
+		return &Attempt{err: fmt.Errorf("socket: %w", err)}
 	}
 	if setup != nil {
 		setup(fd)
 	}
-	return Connect(ctx, fd, to)
+	return Connect(fd, to)
 }
 
-// Connect connects fd, a non-blocking TCP socket, which is the TCP's from then
-// on, and closed after an error. A peer on the same computer has mostly answered
-// when connect(2) returns: then nothing waits.
-func Connect(ctx context.Context, fd int, to netip.AddrPort) (*TCP, error) {
+// Connect begins to connect fd, a non-blocking TCP socket, which is the attempt's
+// from then on, and closed if it fails. A peer on the same computer has mostly
+// answered when connect(2) returns.
+func Connect(fd int, to netip.AddrPort) *Attempt {
+	a := &Attempt{fd: fd, to: unmap(to)}
 	err := unix.Connect(fd, Sockaddr(to))
-	if errors.Is(err, unix.EINPROGRESS) {
-		fd, err = finish(ctx, fd)
-	}
-	var own unix.Sockaddr
-	if err == nil {
-		own, err = unix.Getsockname(fd)
-	}
-	if err != nil {
-		if fd >= 0 {
-			_ = unix.Close(fd)
+	if err == unix.EINPROGRESS {
+		var done bool
+		if done, err = connected(fd); !done {
+			return a
 		}
-		return nil, fmt.Errorf("connect: %w", err)
 	}
-	return Own(fd, fromSockaddr(own), unmap(to)), nil
+	a.settle(fd, err)
+	return a
+}
+
+// settle ends the attempt with how connect(2) ended for fd, or -1.
+func (a *Attempt) settle(fd int, err error) {
+	var local netip.AddrPort
+	if err == nil {
+		local, err = localAddr(fd)
+	}
+	if err == nil {
+		a.conn = Own(fd, local, a.to)
+		return
+	}
+	a.err = fmt.Errorf("connect: %w", err)
+	if fd >= 0 {
+		_ = unix.Close(fd)
+	}
+}
+
+// Stands reports whether the connection stands. Then Wait does not wait.
+func (a *Attempt) Stands() bool { return a.conn != nil }
+
+// Wait returns the connection once it stands, or why it does not: the kernel's
+// error, or ctx's.
+func (a *Attempt) Wait(ctx context.Context) (*TCP, error) {
+	if a.conn == nil && a.err == nil {
+		a.settle(finish(ctx, a.fd))
+	}
+	return a.conn, a.err
 }
 
 // finish waits until a connection stands, failed, or ctx ends. It returns another
-// descriptor if it had to wait, and -1 if none is left.
+// descriptor for fd, and -1 if none is left.
 func finish(ctx context.Context, fd int) (int, error) {
-	if done, err := connected(fd); done {
-		return fd, err
-	}
 	file := os.NewFile(uintptr(fd), "tcp")
 	defer file.Close()
 	raw, err := file.SyscallConn()
@@ -137,16 +153,21 @@ func finish(ctx context.Context, fd int) (int, error) {
 
 // connected reports whether a connection attempt is over, and how it ended.
 func connected(fd int) (done bool, err error) {
-	code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
-	if err != nil {
+	set := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+	n, err := unix.Poll(set, 0)
+	switch {
+	case err == unix.EINTR, err == nil && n == 0:
+		return false, nil
+	case err != nil:
 		return true, err
+	case set[0].Revents&(unix.POLLERR|unix.POLLHUP) == 0:
+		return true, nil
 	}
-	if code != 0 {
-		return true, unix.Errno(code)
+	code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	if err == nil && code != 0 {
+		err = unix.Errno(code)
 	}
-	// Woken early or too soon, there is no error and no peer yet.
-	_, err = unix.Getpeername(fd)
-	return !errors.Is(err, unix.ENOTCONN), nil
+	return true, err
 }
 
 // Sockaddr is an address as system calls take it.
@@ -155,16 +176,6 @@ func Sockaddr(a netip.AddrPort) unix.Sockaddr {
 		return &unix.SockaddrInet4{Port: int(a.Port()), Addr: addr.As4()}
 	}
 	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
-}
-
-func fromSockaddr(from unix.Sockaddr) netip.AddrPort {
-	switch a := from.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
-	case *unix.SockaddrInet6:
-		return unmap(netip.AddrPortFrom(netip.AddrFrom16(a.Addr), uint16(a.Port)))
-	}
-	return netip.AddrPort{}
 }
 
 // Unpace gives a connection within this computer congestion control without

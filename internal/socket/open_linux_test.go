@@ -21,11 +21,14 @@ func TestAcceptAndDial(t *testing.T) {
 		client, err := Dial(t.Context(), at, nil)
 		must(t, err)
 		defer client.Close()
-		file, err := listener.(*net.TCPListener).File()
+		fd, err := Duplicate(listener.(*net.TCPListener))
 		must(t, err)
-		defer file.Close()
-		server, err := Accept(file)
+		defer syscall.Close(fd)
+		server, err := Accept(fd)
 		must(t, err)
+		if _, err := Accept(fd); err != syscall.EAGAIN {
+			t.Errorf("accept without a client: %v, want EAGAIN", err)
+		}
 		defer server.Close()
 		if client.Remote() != at || server.Local() != at || client.Local() != server.Remote() || server.RemoteAddr().String() != client.LocalAddr().String() {
 			t.Errorf("client %s to %s, server %s from %s; listener %s", client.Local(), client.Remote(), server.Local(), server.Remote(), at)

@@ -49,7 +49,7 @@ var errProhibited = syscall.EACCES
 // OpenTCP implements egress.Proxies.
 func (s *Server) OpenTCP(ctx context.Context, flow portolan.Flow) (datapath.Endpoint, bool, error) {
 	policy := s.cfg.Policies.Containers()
-	if !policy.Configured() || s.cfg.Link.Machine().Has(flow.Src.Addr()) || !s.cfg.TransparentPorts().Has(flow.Dst.Port()) {
+	if !s.concerns(policy, flow) {
 		return nil, false, nil
 	}
 	to := proxy.Destination{Host: flow.Dst.Addr().String(), Port: flow.Dst.Port()}
@@ -70,6 +70,16 @@ func (s *Server) OpenTCP(ctx context.Context, flow portolan.Flow) (datapath.Endp
 		}
 	}
 	return e, true, nil
+}
+
+// MayOpen implements egress.Proxies.
+func (s *Server) MayOpen(flow portolan.Flow) bool {
+	return s.concerns(s.cfg.Policies.Containers(), flow)
+}
+
+// concerns reports whether policy is for flow, whatever it says.
+func (s *Server) concerns(policy *proxy.Policy, flow portolan.Flow) bool {
+	return policy.Configured() && !s.cfg.Link.Machine().Has(flow.Src.Addr()) && s.cfg.TransparentPorts().Has(flow.Dst.Port())
 }
 
 // namesMatter reports whether a name could change what an address decided. An

@@ -21,7 +21,7 @@ import (
 const limit = 10 * time.Second
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/portolan-net/portolan/internal/relay.(*worker).run"))
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/portolan-net/portolan/internal/poll.(*Loop).run"))
 }
 
 func relayTCP(ctx context.Context, a, b datapath.Conn) { relay.TCP(ctx, a, b) }
