@@ -89,7 +89,9 @@ func (a *authority) withKey(t *testing.T) []byte {
 // The registry of the lab's internet: login me, password word, for whom pushes.
 const (
 	registryName = "web.internet.test:5443"
-	user, word   = "me", "the-registry's-word"
+	// plainRegistryName is the same without TLS, and for everybody.
+	plainRegistryName = "web.internet.test:5000"
+	user, word        = "me", "the-registry's-word"
 )
 
 // serveTLS serves on the web server's address with a certificate of ca.
@@ -118,6 +120,13 @@ func startRegistry(t *testing.T, s *stage.Stage, ca *authority) {
 		}
 		images.ServeHTTP(w, r)
 	}))
+	l, err := s.Lab.Internet.Listen("tcp", lab.WebV4+":5000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := &http.Server{Handler: images, ReadHeaderTimeout: time.Second}
+	go func() { _ = plain.Serve(l) }()
+	t.Cleanup(func() { _ = plain.Close() })
 }
 
 // squidDir is where scripts/packages unpacks squid.
@@ -132,6 +141,9 @@ func squidDir(t *testing.T) string {
 	}
 	return dir
 }
+
+// squidLog is where squid writes what it was asked for.
+func squidLog(s *stage.Stage) string { return filepath.Join(s.Lab.Dir, "squid", "access.log") }
 
 // startSquid runs squid on the neighbour, the company's way out, on two ports:
 // 3128 is an ordinary proxy, 3129 looks into TLS with certificates of inspector.
@@ -193,7 +205,7 @@ shutdown_lifetime 0 seconds
 			t.Error(err)
 		}
 		if t.Failed() {
-			text, _ := os.ReadFile(filepath.Join(dir, "access.log"))
+			text, _ := os.ReadFile(squidLog(s))
 			t.Logf("squid: %s\n%s", out.String(), text)
 		}
 	})

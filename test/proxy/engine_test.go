@@ -19,7 +19,8 @@ import (
 func proxied(port int, more string) string {
 	url := fmt.Sprintf(`"http://%s:%d"`, lab.NeighbourV4, port)
 	one := `{"mode": "manual", "http": ` + url + `, "https": ` + url + `, "exclude": ["*.corp.test", "10.1.0.0/16"]}`
-	return `{"proxy": ` + one + `, "containersProxy": ` + one + more + `}`
+	return `{"proxy": ` + one + `, "containersProxy": ` + one + more +
+		`, "linuxVM": {"dockerDaemonOptions": {"insecure-registries": ["` + plainRegistryName + `"]}}}`
 }
 
 func settle(t *testing.T, s *stage.Stage, text string) {
@@ -50,6 +51,8 @@ func TestEngineBehindProxy(t *testing.T) {
 
 	t.Run("variables", func(t *testing.T) { checkVariables(t, s, []string{".corp.test", "10.1.0.0/16", "always"}) })
 	t.Run("the user's own win", func(t *testing.T) { checkOwnVariables(t, s) })
+	t.Run("clients", func(t *testing.T) { checkClients(t, s) })
+	t.Run("registry without TLS", func(t *testing.T) { checkPlainRegistry(t, s) })
 	t.Run("build", func(t *testing.T) { checkBuild(t, s) })
 	t.Run("classic build", func(t *testing.T) { checkClassicBuild(t, s) })
 	t.Run("build without certificates", func(t *testing.T) { checkNoCertificatesInBuild(t, s) })

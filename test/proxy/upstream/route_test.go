@@ -2,8 +2,10 @@ package upstream_test
 
 import (
 	"encoding/json"
+	"errors"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -248,7 +250,18 @@ func (m asked) checkSecrets() {
 		out, _ := m.TryPortolan(m.T, args...)
 		shown += out
 	}
-	shown += m.Docker(m.T, "info") + m.Docker(m.T, "info", "-f", "{{json .}}")
+	m.Docker(m.T, "create", "--name", "later", testimage.Name)
+	shown += m.Docker(m.T, "info") + m.Docker(m.T, "info", "-f", "{{json .}}") + m.Docker(m.T, "inspect", "later", "bridge")
+	// What the machine is told, the engine's configuration and all logs.
+	for _, dir := range []string{m.RunDir, filepath.Join(m.StateDir, "default", "log")} {
+		if files, err := os.ReadDir(dir); err != nil || len(files) == 0 {
+			m.Errorf("nothing to search in %s: %v", dir, err)
+		}
+		out, err := m.Lab.Host.Command(m.Context(), "grep", "-rl", "--devices=skip", secret, dir).Output()
+		if exit := new(exec.ExitError); len(out) > 0 || err != nil && (!errors.As(err, &exit) || exit.ExitCode() != 1) {
+			m.Errorf("the password is in %s: %v", out, err)
+		}
+	}
 	if strings.Contains(shown, secret) {
 		for line := range strings.Lines(shown) {
 			if strings.Contains(line, secret) {

@@ -1,0 +1,71 @@
+package proxy_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/portolan-net/portolan/internal/stage"
+	"github.com/portolan-net/portolan/internal/testimage"
+)
+
+// python is what Python's own library makes of the variables.
+const python = `import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=20).read().decode().strip())`
+
+// checkClients: curl, Python and Go read the variables as they are meant. What
+// NO_PROXY names is not there for the proxy.
+func checkClients(t *testing.T, s *stage.Stage) {
+	s.Docker(t, "network", "create", "--ipv6", "clients")
+	t.Cleanup(func() { s.Docker(t, "network", "rm", "clients") })
+	s.Serve(t, "near", []string{"--network", "clients", "--network-alias", "app.corp.test"}, "web")
+	t.Cleanup(func() { s.Docker(t, "rm", "-f", "near") })
+	address := func(field string) string {
+		return s.Docker(t, "inspect", "-f", "{{.NetworkSettings.Networks.clients."+field+"}}", "near")
+	}
+	flags := []string{"run", "--rm", "--network", "clients", "-v", "/usr:/usr:ro", "-v", "/lib:/lib:ro", "-v", "/lib64:/lib64:ro", "--entrypoint"}
+	curl := func(url string) (string, int) {
+		return s.TryDocker(t, append(flags, "/usr/bin/curl", testimage.Name, "-sSf", "-m", "20", url)...)
+	}
+	urllib := func(url string) (string, int) {
+		return s.TryDocker(t, append(flags, "/usr/bin/python3", testimage.Name, "-c", python, url)...)
+	}
+	golang := func(url string) (string, int) {
+		r := s.Toolbox(t, []string{"--network", "clients"}, "get", url)
+		if r.Outcome != testimage.OK {
+			return r.Error, 1
+		}
+		return r.Body, 0
+	}
+	byName := []string{"http://near/ip", "http://app.corp.test/ip"}
+	byAddress := []string{"http://" + address("IPAddress") + "/ip", "http://[" + address("GlobalIPv6Address") + "]/ip"}
+	for _, c := range []struct {
+		name   string
+		get    func(string) (string, int)
+		direct []string
+	}{
+		{"curl", curl, append(byName, byAddress[0])}, // some versions know no networks of IPv6
+		{"Python", urllib, byName},                   // it knows no networks
+		{"Go", golang, append(byName, byAddress...)},
+	} {
+		for _, url := range c.direct {
+			if out, code := c.get(url); code != 0 || bySquid(out) {
+				t.Errorf("%s %s: exit code %d: %s; want the direct way", c.name, url, code, out)
+			}
+		}
+		if out, code := c.get("http://web.internet.test/ip"); code != 0 || !bySquid(out) {
+			t.Errorf("%s: exit code %d: %s; want the proxy's way", c.name, code, strings.TrimSpace(out))
+		}
+	}
+}
+
+// checkPlainRegistry pushes and pulls without TLS, which is all in absolute form.
+func checkPlainRegistry(t *testing.T, s *stage.Stage) {
+	image := plainRegistryName + "/test/plain:1"
+	s.Docker(t, "tag", testimage.Name, image)
+	s.Docker(t, "push", image)
+	s.Docker(t, "rmi", image)
+	s.Docker(t, "pull", image)
+	s.Docker(t, "rmi", image)
+	if out := s.Lab.Neighbour.Run(t, "cat", squidLog(s)); !strings.Contains(out, "PUT http://"+plainRegistryName+"/v2/test/plain/manifests/1") {
+		t.Errorf("the push did not go by squid:\n%s", out)
+	}
+}
