@@ -74,7 +74,7 @@ func Run(ctx context.Context, log *slog.Logger) error {
 		told.setEngine(e)
 	}
 	supervisor := newSupervisor(cfg, proxy, stepRunc, report, log)
-	if err := supervisor.Begin(); err != nil {
+	if err := supervisor.Begin(ctx); err != nil {
 		return err
 	}
 	hostNetwork, err := hostnet.New(hostnet.Config{
@@ -134,6 +134,7 @@ func newSupervisor(cfg spec.Machine, proxy, stepRunc string, report func(api.Eng
 			Mode:       cfg.Mode,
 		},
 		Options: cfg.EngineOptions,
+		Good:    cfg.GoodOptions,
 		LogDir:  cfg.Profile.LogDir(),
 		Source:  cfg.EngineSource,
 		Version: cfg.EngineVersion,

@@ -67,6 +67,12 @@ func TestAgentSocket(t *testing.T) {
 	if err := ConfigureEngine(t.Context(), dir, EngineConfig{}); err == nil || !strings.Contains(err.Error(), "configure engine: no debug") {
 		t.Errorf("ConfigureEngine = %v, want what the engine says", err)
 	}
+	if err := CheckEngine(t.Context(), dir, EngineConfig{Mode: portolan.IPv6Only, Options: options}); err != nil {
+		t.Errorf("CheckEngine = %v", err)
+	}
+	if err := CheckEngine(t.Context(), dir, EngineConfig{}); err == nil || !strings.Contains(err.Error(), "options: no debug") {
+		t.Errorf("CheckEngine = %v, want what the engine says", err)
+	}
 	if random.ports != wanted {
 		t.Errorf("the range is %v after a refusal", random.ports)
 	}
@@ -92,6 +98,10 @@ func (fakeSupervisor) Configure(_ context.Context, mode portolan.Mode, options m
 		return errors.New("no debug")
 	}
 	return nil
+}
+
+func (f fakeSupervisor) Check(ctx context.Context, mode portolan.Mode, options map[string]any) error {
+	return f.Configure(ctx, mode, options)
 }
 
 type fakeRandom struct {

@@ -27,12 +27,13 @@ const socketName = "agent.sock"
 type supervisor interface {
 	Shutdown(ctx context.Context) error
 	Configure(ctx context.Context, mode portolan.Mode, options map[string]any) error
+	Check(ctx context.Context, mode portolan.Mode, options map[string]any) error
 }
 
 // serveHost lets the host ask for the engine's orderly end: POST /v1/shutdown
 // answers when dockerd has stopped its containers and itself; for another
 // configuration: POST /v1/engine with an EngineConfig answers when dockerd runs
-// with it; for the ports that the host uses: POST /v1/busy-ports with a list of
+// with it, and POST /v1/engine/check says why it would not; for the ports that the host uses: POST /v1/busy-ports with a list of
 // portolan.Port; and for a connection out of the machine: GET /v1/probe?target=HOST:PORT.
 // more adds what else is served.
 func serveHost(ctx context.Context, sharedDir string, supervisor supervisor, random randomPorts, log *slog.Logger, more ...func(*http.ServeMux)) error {
@@ -65,6 +66,16 @@ func serveHost(ctx context.Context, sharedDir string, supervisor supervisor, ran
 		}
 		if err != nil {
 			log.Warn("configure engine", "err", err)
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+		}
+	})
+	mux.HandleFunc("POST /v1/engine/check", func(w http.ResponseWriter, r *http.Request) {
+		var c EngineConfig
+		err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxConfig)).Decode(&c)
+		if err == nil {
+			err = supervisor.Check(r.Context(), c.Mode, c.Options)
+		}
+		if err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 		}
 	})
@@ -105,11 +116,20 @@ const maxConfig = 1 << 20
 // configuration. It returns when dockerd answers again, or says why it does not
 // take it; then nothing has changed.
 func ConfigureEngine(ctx context.Context, sharedDir string, c EngineConfig) error {
+	return postConfig(ctx, sharedDir, "/v1/engine", "configure engine", c)
+}
+
+// CheckEngine says why dockerd would not take a configuration.
+func CheckEngine(ctx context.Context, sharedDir string, c EngineConfig) error {
+	return postConfig(ctx, sharedDir, "/v1/engine/check", "check the engine's options", c)
+}
+
+func postConfig(ctx context.Context, sharedDir, path, doing string, c EngineConfig) error {
 	text, err := json.Marshal(c)
 	if err != nil {
-		return fmt.Errorf("configure engine: %w", err)
+		return fmt.Errorf("%s: %w", doing, err)
 	}
-	return post(ctx, sharedDir, "/v1/engine", "configure engine", bytes.NewReader(text))
+	return post(ctx, sharedDir, path, doing, bytes.NewReader(text))
 }
 
 func post(ctx context.Context, sharedDir, path, doing string, body io.Reader) error {

@@ -11,6 +11,7 @@
 //	GET  /v1/names    Names
 //	GET  /v1/connect  ConnectOffer, or why the host may not be connected
 //	POST /v1/down     stops the machine, then the daemon; answers when the machine is gone
+//	POST /v1/settings/check takes the text of a settings file and says why what it changes can't be done
 //	POST /v1/settings reads the settings again and answers Applied; with ?restart=true the engine restarts where they need it
 //	POST /v1/release  stops the daemon; the machine goes on and the next daemon takes it over
 package api
@@ -75,7 +76,8 @@ type Engine struct {
 	Ready      bool   `json:"ready"`
 	Restarts   int    `json:"restarts"` // of dockerd and containerd since the machine started
 	LastExit   string `json:"lastExit,omitempty"`
-	Containers int    `json:"containers"` // running
+	Refused    string `json:"refused,omitempty"` // why it does not run with the options of the settings, but with those of before
+	Containers int    `json:"containers"`        // running
 }
 
 // Port is one binding that the daemon listens on.

@@ -92,8 +92,21 @@ func serveFake(ctx context.Context, o cli.ServeOptions, ready func()) error {
 			Engine:     api.Engine{Version: "29.0.1", Source: o.Engine, Ready: true},
 		})
 	})
+	mux.HandleFunc("POST /v1/settings/check", func(w http.ResponseWriter, r *http.Request) {
+		if text, err := io.ReadAll(r.Body); err != nil || strings.Contains(string(text), "no-such-option") {
+			w.WriteHeader(http.StatusBadRequest)
+			_, _ = w.Write([]byte(`{"error":"dockerd knows no such option"}`))
+			return
+		}
+		_, _ = w.Write([]byte(`{}`))
+	})
 	mux.HandleFunc("POST /v1/settings", func(w http.ResponseWriter, r *http.Request) {
 		restarted := r.URL.Query().Get("restart") == "true"
+		if text, err := os.ReadFile(o.Profile.SettingsFile()); err == nil && strings.Contains(string(text), "no-start") {
+			w.WriteHeader(http.StatusInternalServerError)
+			_, _ = w.Write([]byte(`{"error":"dockerd does not start"}`))
+			return
+		}
 		applied := api.Applied{Restarted: restarted}
 		if !restarted {
 			applied.Pending = []string{"the engine waits"}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -192,7 +193,7 @@ func (g *global) getSetting(name string) error {
 		}
 	}
 	if len(group) == 0 {
-		return usageError{settings.NotAKey(name)}
+		return usageError{&settings.NoKeyError{Name: name}}
 	}
 	return g.printJSON(group)
 }
@@ -204,7 +205,7 @@ func (g *global) explainSetting(name string) error {
 	}
 	setting, ok := s.Get(name)
 	if !ok {
-		return usageError{settings.NotAKey(name)}
+		return usageError{&settings.NoKeyError{Name: name}}
 	}
 	if g.json {
 		return g.printJSON(setting)
@@ -282,10 +283,20 @@ func (g *global) changeSettings(ctx context.Context, when restartFlags, edit fun
 		return err
 	}
 	change, err := edit(store)
+	if _, unknown := errors.AsType[*settings.NoKeyError](err); unknown {
+		return usageError{err}
+	}
 	if err != nil {
 		return err
 	}
+	if err := g.canBeDone(ctx, store, change); err != nil {
+		return fmt.Errorf("%w; nothing was changed", err)
+	}
 	restart, err := g.mayRestart(ctx, when, change)
+	if err != nil {
+		return err
+	}
+	before, err := store.UserText()
 	if err != nil {
 		return err
 	}
@@ -294,9 +305,37 @@ func (g *global) changeSettings(ctx context.Context, when restartFlags, edit fun
 	}
 	applied, err := g.client().ApplySettings(ctx, restart)
 	if err != nil && !errors.Is(err, client.ErrNotRunning) {
-		return fmt.Errorf("the file is written, but: %w; choose another value, or the default: %s", err, g.command("settings unset KEY"))
+		if undone := store.Write(settings.Edit{Text: before}); undone != nil {
+			return fmt.Errorf("%w; the settings file keeps the change: %w", err, undone)
+		}
+		return fmt.Errorf("%w; the settings file is as it was before", err)
 	}
 	return g.printChanges(change.Shown(), applied)
+}
+
+// canBeDone asks those who would have to do what a change brings, before anything
+// is written: the daemon, or the dockerd of the machine to come.
+func (g *global) canBeDone(ctx context.Context, store *settings.Store, change settings.Edit) error {
+	if !slices.ContainsFunc(change.Changes, func(c settings.Change) bool { return c.Key.Applies.Restarts() }) {
+		return nil
+	}
+	err := g.client().CheckSettings(ctx, change.Text)
+	if !errors.Is(err, client.ErrNotRunning) {
+		return err
+	}
+	v, err := store.Preview(change.Text)
+	if err != nil || len(v.Engine) == 0 {
+		return err
+	}
+	for _, dir := range g.engineDirs() {
+		if found, err := engine.Find(ctx, "auto", dir); err == nil {
+			if err := engine.TryOptions(ctx, found, v.Engine); err != nil {
+				return fmt.Errorf("%s: %w", settings.KeyEngine, err)
+			}
+			break
+		}
+	}
+	return nil
 }
 
 // mayRestart asks when something has to restart.

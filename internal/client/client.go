@@ -87,6 +87,15 @@ func (c *Client) Down(ctx context.Context) error {
 	return nil
 }
 
+// CheckSettings says why the daemon can't do what a text of the settings file
+// changes.
+func (c *Client) CheckSettings(ctx context.Context, text []byte) error {
+	if err := c.send(ctx, http.MethodPost, "/v1/settings/check", string(text), nil); err != nil {
+		return wrap("check settings", err)
+	}
+	return nil
+}
+
 // ApplySettings makes the daemon read the settings again and, with restart,
 // restart the engine where they need it.
 func (c *Client) ApplySettings(ctx context.Context, restart bool) (api.Applied, error) {

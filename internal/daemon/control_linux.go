@@ -46,6 +46,7 @@ func (d *daemon) startControl() (*control, error) {
 		answer(w, http.StatusOK, struct{}{}, d.Log)
 	})
 	mux.HandleFunc("POST /v1/settings", d.serveSettings)
+	mux.HandleFunc("POST /v1/settings/check", d.serveCheck)
 	mux.HandleFunc("POST /v1/release", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, http.StatusOK, struct{}{}, d.Log)
 		d.end(errLeave)

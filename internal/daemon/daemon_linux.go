@@ -200,11 +200,15 @@ func (d *daemon) openMachine(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	good, err := loadGoodOptions(d.Profile)
+	if err != nil {
+		d.Log.Warn("good engine options are lost", "err", err)
+	}
 	d.configured = d.wantedConfig()
 	d.spec = spec.Machine{
 		Profile: d.Profile, Version: d.Version, Link: link, Rootless: os.Geteuid() != 0, AgentPath: d.AgentPath,
 		EngineBin: d.binaries.Dir, EngineSource: d.binaries.Source, EngineVersion: d.binaries.Version,
-		HostRoutes: routes, Mode: v.Mode, EngineOptions: v.Engine, RandomPorts: v.RandomPorts,
+		HostRoutes: routes, Mode: v.Mode, EngineOptions: v.Engine, GoodOptions: good, RandomPorts: v.RandomPorts,
 		BuildCertificates: v.Certificates,
 	}
 	if err := os.MkdirAll(d.Profile.SharedDir(), 0o700); err != nil {

@@ -144,9 +144,6 @@ const moveTimeout = 2 * engineRestart
 // move puts the machine on link and returns when all of it is there. A move that
 // did not come to its end is taken up again.
 func (d *daemon) move(ctx context.Context, link portolan.Link) error {
-	if err := d.mayMove(ctx, link); err != nil {
-		return err
-	}
 	if err := d.beginMove(link); err != nil {
 		return err
 	}

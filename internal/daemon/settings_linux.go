@@ -152,6 +152,7 @@ func (d *daemon) setConfigured(c agent.EngineConfig) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.configured = c
+	d.keepGoodLocked() // it answers
 	return d.writeSpecLocked()
 }
 
@@ -233,6 +234,52 @@ func bridgeIPv6(ctx context.Context, engineSocket string) (bool, error) {
 	var network struct{ EnableIPv6 bool }
 	err := askEngine(ctx, engineSocket, "/networks/bridge", func(r io.Reader) error { return json.NewDecoder(r).Decode(&network) })
 	return network.EnableIPv6, err
+}
+
+// checkSettings says why what a text of the user's file changes can't be done. It
+// changes nothing.
+func (d *daemon) checkSettings(ctx context.Context, text []byte) error {
+	v, err := d.settings.Preview(text)
+	if err != nil {
+		return err
+	}
+	link, err := d.wantedLink(&v)
+	if err != nil {
+		return err
+	}
+	present, _ := d.wantedLink(d.values.Load())
+	if link != present && link != d.link() {
+		if err := d.mayMove(ctx, link); err != nil {
+			return err
+		}
+	}
+	wanted := agent.EngineConfig{Mode: v.Mode, Options: v.Engine, RandomPorts: v.RandomPorts}
+	if same(wanted, d.engineConfig()) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, engineRestart)
+	defer cancel()
+	if err := agent.CheckEngine(ctx, d.Profile.SharedDir(), wanted); err != nil {
+		return fmt.Errorf("%s: %w", settings.KeyEngine, err)
+	}
+	return nil
+}
+
+// maxCheck is more than a settings file may have, as a JSON string.
+const maxCheck = 4 << 20
+
+// serveCheck is POST /v1/settings/check.
+func (d *daemon) serveCheck(w http.ResponseWriter, r *http.Request) {
+	var text string
+	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxCheck)).Decode(&text)
+	if err == nil {
+		err = d.checkSettings(r.Context(), []byte(text))
+	}
+	if err != nil {
+		answer(w, http.StatusBadRequest, map[string]string{"error": err.Error()}, d.Log)
+		return
+	}
+	answer(w, http.StatusOK, struct{}{}, d.Log)
 }
 
 // serveSettings is POST /v1/settings.

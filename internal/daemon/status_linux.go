@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -11,7 +10,9 @@ import (
 	"time"
 
 	"github.com/portolan-net/portolan/internal/api"
+	"github.com/portolan-net/portolan/internal/engine"
 	"github.com/portolan-net/portolan/internal/publish"
+	"github.com/portolan-net/portolan/internal/settings"
 )
 
 // statusTimeout bounds what status asks of the engine.
@@ -43,6 +44,10 @@ func (d *daemon) status(ctx context.Context) api.Status {
 		s.Problems = append(s.Problems, f.table.Bad().Error())
 	}
 	s.Problems = append(s.Problems, d.clashes(d.families.hostRoutes())...)
+	if s.Engine.Refused != "" {
+		s.Problems = append(s.Problems, fmt.Sprintf("%s: %s; those with which it last started are in force; choose others: portolan settings set %s ..., or go back: portolan settings unset %s",
+			settings.KeyEngine, s.Engine.Refused, settings.KeyEngine, settings.KeyEngine))
+	}
 	if ports != nil {
 		s.Ports = append(s.Ports, ports.List()...)
 	}
@@ -101,6 +106,12 @@ func (d *daemon) setEngine(e api.Engine) {
 	before := d.engine
 	d.engine, d.heard = e, true
 	switch {
+	case e.Refused != "":
+		d.configured.Options = d.spec.GoodOptions
+	case e.Ready && !before.Ready:
+		d.keepGoodLocked()
+	}
+	switch {
 	case closed(d.ready), closed(d.hopeless):
 	case e.Ready:
 		close(d.ready)
@@ -125,7 +136,7 @@ func (d *daemon) engineTrouble() string {
 	}
 	program, _, _ := strings.Cut(exit, " ")
 	file := filepath.Join(d.Profile.LogDir(), map[string]string{"dockerd": "engine.log", "containerd": "containerd.log"}[program])
-	return fmt.Sprintf("%s: %s (all of it is in %s)", exit, lastLine(file), file)
+	return fmt.Sprintf("%s: %s (all of it is in %s)", exit, engine.LastLine(file), file)
 }
 
 func (d *daemon) heardAgent() bool {
@@ -161,14 +172,4 @@ func parseAgentLog(log string) (deaths int, word string) {
 		}
 	}
 	return deaths, word
-}
-
-// lastLine is a log's last line; "" when it can't be read.
-func lastLine(path string) string {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return ""
-	}
-	text = bytes.TrimRight(text, "\n")
-	return string(text[bytes.LastIndexByte(text, '\n')+1:])
 }

@@ -22,13 +22,16 @@ func (d *daemon) networkChanged(names *system.NameWatcher) func() {
 }
 
 // moveAsWanted moves the machine where the settings want it, and reports whether
-// it had to.
+// it did. What keeps the machine where it is stays pending.
 func (d *daemon) moveAsWanted(ctx context.Context) (bool, error) {
 	link, err := d.wantedLink(d.values.Load())
 	if err != nil {
 		return false, err
 	}
 	if now := d.told(); now.Link == link && !now.Moving {
+		return false, nil
+	}
+	if d.mayMove(ctx, link) != nil {
 		return false, nil
 	}
 	return true, d.move(ctx, link)

@@ -1,16 +1,12 @@
 package engine
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
-	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,7 +17,8 @@ import (
 
 // Configure gives dockerd another configuration and restarts it; with
 // live-restore its containers go on. It returns when dockerd answers again. A
-// configuration that dockerd does not take changes nothing.
+// configuration that dockerd does not take changes nothing; one with which it does
+// not start is taken back.
 func (s *Supervisor) Configure(ctx context.Context, mode portolan.Mode, options map[string]any) error {
 	s.config.Lock()
 	defer s.config.Unlock()
@@ -30,7 +27,31 @@ func (s *Supervisor) Configure(ctx context.Context, mode portolan.Mode, options 
 	if err := s.try(ctx, layout, options); err != nil {
 		return err
 	}
+	before, optionsBefore := s.Layout, s.Options
 	s.Layout, s.Options = layout, options
+	err := s.restart(ctx)
+	if errors.Is(err, errNoStart) {
+		s.Layout, s.Options = before, optionsBefore
+		err = errors.Join(err, s.restart(ctx))
+	}
+	if err != nil {
+		return err
+	}
+	s.update(func(e *api.Engine) { e.Ready, e.Refused = true, "" }) // watchReady may sleep for readySeldom yet
+	return nil
+}
+
+// Check says why dockerd would not take a configuration. Nothing changes.
+func (s *Supervisor) Check(ctx context.Context, mode portolan.Mode, options map[string]any) error {
+	s.config.Lock()
+	defer s.config.Unlock()
+	layout := s.Layout
+	layout.Mode, layout.Swarm = mode, inSwarm()
+	return s.try(ctx, layout, options)
+}
+
+// restart ends dockerd, which keep starts again, and returns when it answers.
+func (s *Supervisor) restart(ctx context.Context) error {
 	if err := s.writeConfig(); err != nil {
 		return err
 	}
@@ -48,11 +69,7 @@ func (s *Supervisor) Configure(ctx context.Context, mode portolan.Mode, options 
 			return fmt.Errorf("restart dockerd: %w", err)
 		}
 	}
-	if err := s.awaitAnswer(ctx); err != nil {
-		return err
-	}
-	s.update(func(e *api.Engine) { e.Ready = true }) // watchReady may sleep for readySeldom yet
-	return nil
+	return s.awaitAnswer(ctx)
 }
 
 // try asks dockerd itself whether it takes a configuration.
@@ -61,21 +78,19 @@ func (s *Supervisor) try(ctx context.Context, layout Layout, options map[string]
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(layout.RuntimeDir, "daemon.json.new")
-	if err := os.WriteFile(path, text, 0o600); err != nil {
-		return err
-	}
-	defer func() { _ = os.Remove(path) }()
-	out, err := exec.CommandContext(ctx, filepath.Join(layout.BinDir, "dockerd"), "--validate", "--config-file", path).CombinedOutput()
-	if err != nil {
-		lines := strings.Split(string(bytes.TrimSpace(out)), "\n")
-		return fmt.Errorf("dockerd does not take the options: %s", lines[len(lines)-1])
-	}
-	return nil
+	return validate(ctx, filepath.Join(layout.BinDir, "dockerd"), layout.RuntimeDir, text)
 }
 
-// awaitAnswer returns when dockerd answers.
+// errNoStart says that dockerd ends again and again.
+var errNoStart = errors.New("dockerd does not start with the options; those of before are in force")
+
+// maxFailures is how often dockerd may end in a row before it first answers: the
+// first time may be somebody else's doing.
+const maxFailures = 2
+
+// awaitAnswer returns when dockerd answers, or has ended maxFailures times.
 func (s *Supervisor) awaitAnswer(ctx context.Context) error {
+	failures := s.failures.Load()
 	client := http.Client{Timeout: pingTimeout, Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", s.Layout.Socket)
@@ -87,6 +102,9 @@ func (s *Supervisor) awaitAnswer(ctx context.Context) error {
 		case <-ctx.Done():
 			return fmt.Errorf("restart dockerd: no answer yet: %w", ctx.Err())
 		case <-time.After(readySoon):
+		}
+		if s.failures.Load() >= failures+maxFailures {
+			return fmt.Errorf("%w; it says: %s", errNoStart, LastLine(s.dockerdLog()))
 		}
 	}
 	return nil

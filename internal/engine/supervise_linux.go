@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -25,27 +26,65 @@ import (
 type Supervisor struct {
 	Layout  Layout
 	Options map[string]any // the user's engine options
+	Good    map[string]any // those with which dockerd last answered, for when it refuses Options
 	LogDir  string
 	Source  string // for the status
 	Version string
 	Report  func(api.Engine) // called after each change, never concurrently
 	Log     *slog.Logger
 
-	stopping   atomic.Bool // Shutdown was called: nothing is started again
-	asked      atomic.Bool // Configure ends dockerd: that is no failure
-	config     sync.Mutex  // guards Layout and Options from Begin on, the files made of them, and the one below
-	swarmUntil time.Time   // till when dockerd may be about to enter swarm mode
-	mu         sync.Mutex  // guards status and calls of Report
+	stopping   atomic.Bool  // Shutdown was called: nothing is started again
+	asked      atomic.Bool  // Configure ends dockerd: that is no failure
+	failures   atomic.Int32 // of dockerd
+	answered   atomic.Bool  // dockerd has answered this agent once
+	config     sync.Mutex   // guards Layout and Options from Begin on, the files made of them, and the one below
+	swarmUntil time.Time    // till when dockerd may be about to enter swarm mode
+	mu         sync.Mutex   // guards status and calls of Report
 	status     api.Engine
 }
 
-// Begin writes the configuration. It comes before everything else.
-func (s *Supervisor) Begin() error {
+// Begin writes the configuration. It comes before everything else. In place of
+// options that dockerd refuses it takes the good ones, and the status says so.
+func (s *Supervisor) Begin(ctx context.Context) error {
 	s.config.Lock()
 	defer s.config.Unlock()
 	s.Layout.Swarm = inSwarm()
+	var err error
+	if len(s.Options) > 0 {
+		err = s.try(ctx, s.Layout, s.Options)
+	}
+	if _, refused := errors.AsType[*refusal](err); refused {
+		return s.goBack(err.Error())
+	}
+	return s.writeConfig() // what else is wrong with dockerd will show
+}
+
+// goBack takes the good options, with s.config held.
+func (s *Supervisor) goBack(why string) error {
+	s.Log.Warn("engine options are not in force", "why", why)
+	s.Options = s.Good
+	s.status.Refused = why // for the first report
 	return s.writeConfig()
 }
+
+// doubt takes the good options when dockerd has not answered with the others and
+// ends again and again. Configure looks after what it has chosen itself.
+func (s *Supervisor) doubt() {
+	if s.failures.Load() < maxFailures || s.answered.Load() || !s.config.TryLock() {
+		return
+	}
+	defer s.config.Unlock()
+	if reflect.DeepEqual(s.Options, s.Good) {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.goBack("dockerd does not start with the options: " + LastLine(s.dockerdLog())); err != nil {
+		s.Log.Warn("go back to good options", "err", err)
+	}
+}
+
+func (s *Supervisor) dockerdLog() string { return filepath.Join(s.LogDir, "engine.log") }
 
 // Run supervises until ctx ends; the programs themselves go on, for the next
 // agent to adopt.
@@ -58,7 +97,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 		argv: []string{filepath.Join(s.Layout.BinDir, "containerd"), "--config", configs.containerd},
 	}
 	dockerd := process{
-		name: "dockerd", env: env, runDir: s.Layout.RuntimeDir, logPath: filepath.Join(s.LogDir, "engine.log"),
+		name: "dockerd", env: env, runDir: s.Layout.RuntimeDir, logPath: s.dockerdLog(),
 		argv: []string{filepath.Join(s.Layout.BinDir, "dockerd"), "--config-file", configs.dockerd},
 	}
 	dockerd.env = append(dockerd.env, "DOCKER_BUILDKIT_RUNC_COMMAND="+s.Layout.StepRunc)
@@ -133,6 +172,10 @@ func (s *Supervisor) keep(ctx context.Context, p process) error {
 			continue
 		}
 		s.Log.Warn("engine program ended", "program", p.name, "exit", exit)
+		if p.name == "dockerd" {
+			s.failures.Add(1)
+			s.doubt()
+		}
 		s.update(func(e *api.Engine) {
 			e.Restarts++
 			e.Ready = e.Ready && p.name != "dockerd"
@@ -182,6 +225,9 @@ func (s *Supervisor) watchReady(ctx context.Context) error {
 	}}
 	for {
 		ready := ping(ctx, &client)
+		if ready {
+			s.answered.Store(true)
+		}
 		s.update(func(e *api.Engine) { e.Ready = ready })
 		wait := readySoon
 		if ready {

@@ -33,7 +33,7 @@ func (s *Store) Set(name, value string) (Edit, error) {
 	}
 	key, ok := Find(name)
 	if !ok {
-		return Edit{}, NotAKey(name)
+		return Edit{}, &NoKeyError{name}
 	}
 	parsed, err := key.FromText(value)
 	if err != nil {
@@ -45,17 +45,19 @@ func (s *Store) Set(name, value string) (Edit, error) {
 // Unset prepares the user's file without a key or an object of keys.
 func (s *Store) Unset(name string) (Edit, error) {
 	if _, ok := Find(name); !ok && !isGroup(name) {
-		return Edit{}, NotAKey(name)
+		return Edit{}, &NoKeyError{name}
 	}
 	return s.edit(name, nil)
 }
 
-// NotAKey is the error for a name that is no key.
-func NotAKey(name string) error {
-	if near := nearest(name); near != "" {
-		return fmt.Errorf("setting %q: no such key; did you mean %s?", name, near)
+// NoKeyError says that a name is no key.
+type NoKeyError struct{ Name string }
+
+func (e *NoKeyError) Error() string {
+	if near := nearest(e.Name); near != "" {
+		return fmt.Sprintf("setting %q: no such key; did you mean %s?", e.Name, near)
 	}
-	return fmt.Errorf("setting %q: no such key; `portolan settings list` shows all", name)
+	return fmt.Sprintf("setting %q: no such key; `portolan settings list` shows all", e.Name)
 }
 
 // edit puts value (nil: nothing) at the dotted name.
@@ -168,6 +170,17 @@ func (s *Store) Check(text []byte) (Edit, error) {
 		}
 	}
 	return edit, nil
+}
+
+// Preview returns the values that would be in force with a text as the user's file.
+func (s *Store) Preview(text []byte) (Values, error) {
+	user, err := parseUser(s.files.User, text, s.files.CheckEngine)
+	if err != nil {
+		return Values{}, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return resolve(user, s.admin).Values, nil
 }
 
 // Write puts an edit in place.

@@ -39,6 +39,8 @@ type Machine struct {
 	EngineOptions map[string]any `json:"engineOptions,omitempty"`
 	// BuildCertificates says that steps of builds get the host's CA certificates.
 	BuildCertificates bool `json:"buildCertificates,omitempty"`
+	// GoodOptions are those with which dockerd last answered.
+	GoodOptions map[string]any `json:"goodOptions,omitempty"`
 	// RandomPorts is where the engine chooses ports for -P.
 	RandomPorts system.PortRange `json:"randomPorts,omitzero"`
 	// HostRoutes are networks that the host can reach; the engine must not
