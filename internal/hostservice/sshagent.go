@@ -82,7 +82,7 @@ const maxAnswer = 256 << 10
 // AgentTime is how long an agent may take to list its keys, for which it asks
 // nobody. What it does then, it may ask its user about: a signature takes as long
 // as somebody looks for the hardware key.
-const AgentTime = 5 * time.Second
+const AgentTime = 3 * time.Second
 
 // CountKeys asks an ssh-agent how many keys it has, and reads the whole answer, so
 // that the connection can be used as if nothing had been asked. An agent that is

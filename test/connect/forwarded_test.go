@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/portolan-net/portolan/internal/lab"
+	"github.com/portolan-net/portolan/internal/stage"
 )
 
 // checkMasqueraded is a host that forwards for others under its own address, as
@@ -23,6 +24,11 @@ func checkMasqueraded(t *testing.T, p *site) {
 	}
 	set("1")
 	defer set("0")
+	// It takes the kernel's lock of all networks, for which other tests may hold it up.
+	forwards := "/proc/sys/net/ipv4/conf/" + p.Status(t).Connection.Interface + "/forwarding"
+	stage.Eventually(t, soon, "the interface is out of forwarding again", func() bool {
+		return strings.TrimSpace(p.Lab.Host.Run(t, "cat", forwards)) == "0"
+	})
 	p.Lab.Host.Run(t, "nft", "add table ip "+table+"; add chain ip "+table+
 		" out { type nat hook postrouting priority 100; }; add rule ip "+table+" out masquerade")
 	defer p.Lab.Host.Run(t, "nft", "delete table ip "+table)

@@ -13,6 +13,32 @@ import (
 func limitations() []example {
 	return []example{
 		{
+			"There is no docker0 bridge on macOS",
+			[]string{"000 宿主机上没有 docker0 网桥", "001 There is no docker0 bridge on macOS", "002 macOS に docker0 ブリッジがありません"},
+			"a command of the host's own sees docker0, and once the host is connected, the bridge answers it at its address",
+			func(t *testing.T, s *stage.Stage) {
+				if out := s.Portolan(t, "shell", "--", "ip", "-o", "link", "show", "docker0"); !strings.Contains(out, "docker0: <") {
+					t.Errorf("ip link show docker0: %s", out)
+				}
+				connected(t, s)
+				gateway := s.Docker(t, "network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", "bridge")
+				if got := s.HostToolbox(t, "ping", strings.TrimSpace(gateway)); got.Outcome != testimage.OK {
+					t.Errorf("ping %s: %+v", gateway, got)
+				}
+			},
+		},
+		{
+			"I want to connect from a container to a service on the host",
+			[]string{"001 I want to connect from a container to a service on the host"},
+			"without an unused address on lo0: a service that listens on localhost only answers at host.docker.internal",
+			func(t *testing.T, s *stage.Stage) {
+				s.Lab.StartWeb(t, s.Lab.Host, "127.0.0.1:8002")
+				if got := s.Toolbox(t, nil, "get", "http://host.docker.internal:8002"); strings.TrimSpace(got.Body) != "hello" {
+					t.Errorf("the host's service: %+v", got)
+				}
+			},
+		},
+		{
 			"I cannot ping my containers", []string{"000 我无法 ping 通我的容器", "001 I cannot ping my containers", "002 コンテナに ping できません"},
 			"once the host is connected, every container answers its ping, over both families",
 			func(t *testing.T, s *stage.Stage) {
