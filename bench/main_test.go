@@ -22,6 +22,7 @@ func BenchmarkAll(b *testing.B) {
 	ours, portolan := newPortolan(b, s, h)
 	engines, others := plainEngines(b, r, s, image)
 	b.Run("socket", func(b *testing.B) { measureEngineSocket(b, r, s, e.small) })
+	b.Run("proxied", func(b *testing.B) { measureProxied(b, r, s, ours, h, e.bulk) })
 	b.Run("run", func(b *testing.B) { measureRun(b, r, append(engines, ours), e.runs) })
 	b.Run("network", func(b *testing.B) {
 		all := append(references(b), others...)

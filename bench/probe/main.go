@@ -8,10 +8,12 @@
 //	probe datagrams ADDR DURATION SIZE RATE   SIZE bytes each, RATE bits a second, 0 for as many as can be sent
 //	probe dns ADDR DURATION N NAME            asks for NAME's address, N at a time
 //	probe idle ADDR N                         opens N connections and holds them until standard input ends
+//	probe proxy ADDR                          a proxy, which knows CONNECT
 //	probe await ADDR                          until the server answers
 //	probe nothing
 //
-// A measurement is one line of JSON.
+// A measurement is one line of JSON. Where a client is to ask a proxy for a tunnel,
+// ADDR is PROXY/ADDR.
 package main
 
 import (
@@ -24,6 +26,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -46,13 +49,15 @@ func run(args []string) error {
 	if len(args) == 0 {
 		return errUsage
 	}
-	want := map[string]int{"nothing": 1, "serve": 2, "await": 2, "request": 3, "idle": 3, "connect": 4, "bulk": 5, "datagrams": 5, "dns": 5}
+	want := map[string]int{"nothing": 1, "serve": 2, "proxy": 2, "await": 2, "request": 3, "idle": 3, "connect": 4, "bulk": 5, "datagrams": 5, "dns": 5}
 	if len(args) != want[args[0]] {
 		return errUsage
 	}
 	switch args[0] {
 	case "serve":
 		return serve(args[1])
+	case "proxy":
+		return proxy(args[1])
 	case "request":
 		return measure(args[2], "1", func(until time.Time) ([]time.Duration, error) { return requests(args[1], until) })
 	case "connect":
@@ -153,7 +158,12 @@ func connect(addr string) error {
 	return nil
 }
 
-func dial(addr string) (net.Conn, error) { return dialWithin(patience, addr) }
+func dial(addr string) (net.Conn, error) {
+	if proxy, addr, ok := strings.Cut(addr, "/"); ok {
+		return dialThrough(proxy, addr)
+	}
+	return dialWithin(patience, addr)
+}
 
 func dialWithin(limit time.Duration, addr string) (net.Conn, error) {
 	return (&net.Dialer{Timeout: limit}).DialContext(context.Background(), "tcp", addr)

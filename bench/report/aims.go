@@ -22,6 +22,10 @@ func aims() []aim {
 	}
 	return append(all,
 		aim{"bulk-published/1", Connect + " at least 0.60 of " + Forwarding, Connect, ratioOf(Connect, Forwarding, 0.6)},
+		aim{"proxied/out", "at least 0.90 of " + ByHand, Portolan, against(ByHand, 0.9)},
+		aim{"proxied/back", "at least 0.90 of " + ByHand, Portolan, against(ByHand, 0.9)},
+		aim{"socket/requests", "at least 0.95 of the engine's own", Portolan, against("the engine's own", 0.95)},
+		aim{"socket/archive", "at least 0.95 of the engine's own", Portolan, against("the engine's own", 0.95)},
 		aim{"requests/out-p50", "at most 1.00 of " + Pasta, Portolan, against(Pasta, 1)},
 		aim{"connects/out-8", "no peer better", Portolan, unbeaten},
 		aim{"http/rate", "at least 0.90 of " + Plain, Portolan, against(Plain, 0.9)},

@@ -20,6 +20,7 @@ const (
 	Pasta      = "pasta"
 	Portolan   = "Portolan"
 	Connect    = "portolan connect"
+	ByHand     = "CONNECT by the container"
 )
 
 // Report is one run of the benchmarks.
