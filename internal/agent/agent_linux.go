@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -59,8 +60,10 @@ func Run(ctx context.Context, log *slog.Logger) error {
 	daemon := agentlink.NewClient(filepath.Join(profile.SharedMount, filepath.Base(cfg.Profile.AgentSocket())), log)
 	random := guest.NewRandomPorts(cfg.RandomPorts, log)
 	shims := shim.NewRegistry(shim.Config{
-		Daemon: daemon, Log: log, Published: random.Seen, InMesh: guest.InMesh,
-		Relay: func(ctx context.Context, client, container datapath.Conn) { relay.TCP(ctx, client, container) },
+		Daemon: daemon, Log: log, Published: random.Seen, InMesh: func(addr netip.Addr) bool { return guest.OpenMesh(addr, log) },
+		Relay: func(ctx context.Context, client, container datapath.Conn, done func()) {
+			relay.Start(ctx, client, container, func(relay.Stats) { done() })
+		},
 	})
 	told := newReport(daemon)
 	random.Show()

@@ -71,7 +71,7 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 	publishing := publish.Config{
 		Link: d.link(), Machine: path, Log: d.Log.With("part", "publish"),
 		Networks: link.networks, Holder: d.deputy.Holder, ListenOn: d.listenOn,
-		Relay: relay.TCP, Labels: containers.labels, Name: containers.nameOf, Changed: func() { link.outside.changed() },
+		Relay: relay.Start, Labels: containers.labels, Name: containers.nameOf, Changed: func() { link.outside.changed() },
 	}
 	link.Table = publish.New(publishing)
 	link.hostNet = newHostNetwork(d, publishing)
@@ -86,7 +86,7 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 	group.Go(func() error {
 		return d.families.follow(ctx, d.Profile, d.networkChanged(names), d.Log.With("part", "families"))
 	})
-	group.Go(func() error { return endLost(ctx, d.Log.With("part", "addresses")) })
+	group.Go(func() error { d.endLost(ctx, d.Log.With("part", "addresses")); return nil })
 	group.Go(func() error { return names.Run(ctx) })
 	group.Go(func() error { return resolver.Run(ctx) })
 	group.Go(func() error {

@@ -90,3 +90,10 @@ type Machine interface {
 	// RefuseEcho answers an echo request with an ICMP error, as RefuseUDP does.
 	RefuseEcho(flow portolan.Flow, seq uint16, payload []byte, reason error) error
 }
+
+// Dialer is a Machine that dials without a goroutine that waits.
+type Dialer interface {
+	// StartDial is DialTCP that does not wait: done is called once with what DialTCP
+	// returns, before StartDial returns or later from another goroutine.
+	StartDial(ctx context.Context, src netip.Addr, dst netip.AddrPort, done func(Conn, error))
+}

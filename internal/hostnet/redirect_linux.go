@@ -132,16 +132,18 @@ func (r *redirect) stand(ctx context.Context, s service) (*stand, error) {
 	dialer.SetMultipathTCP(false)
 	server := &forward.TCP{
 		Listener: listener.(*net.TCPListener), Log: r.log,
-		Relay: func(ctx context.Context, client, service datapath.Conn) { relay.TCP(ctx, client, service) },
-		Dial: func(ctx context.Context, _ netip.AddrPort) (datapath.Conn, error) {
+		Relay: func(ctx context.Context, client, service datapath.Conn, done func()) {
+			relay.Start(ctx, client, service, func(relay.Stats) { done() })
+		},
+		Dial: forward.Waiting(func(ctx context.Context, _ netip.AddrPort) (datapath.Conn, error) {
 			conn, err := dialer.DialContext(ctx, "tcp", host.String())
 			if err != nil {
 				return nil, err
 			}
 			return conn.(*net.TCPConn), nil
-		},
+		}),
 	}
-	return r.serve(ctx, &stand{port: localPort(listener.Addr()), socket: listener, end: end}, server.Serve), nil
+	return r.serve(ctx, &stand{port: localPort(listener.Addr()), socket: server, end: end}, server.Serve), nil
 }
 
 func (r *redirect) serve(ctx context.Context, s *stand, serve func(context.Context) error) *stand {

@@ -26,6 +26,12 @@ const proxyLimit = 5 * time.Second
 // proxyChoice remembers the answer of the labels for one container.
 type proxyChoice struct{ send bool }
 
+// mayIntroduce reports whether introduce has something to do or to ask.
+func (t *Table) mayIntroduce(e *entry) bool {
+	known := e.proxy.Load()
+	return t.cfg.Labels != nil && (known == nil || known.send)
+}
+
 // introduce tells the container who connects, if it wants to be told.
 func (t *Table) introduce(ctx context.Context, e *entry, client, container datapath.Conn) error {
 	if !t.wantsProxy(ctx, e) {

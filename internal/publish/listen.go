@@ -12,6 +12,7 @@ import (
 	"github.com/portolan-net/portolan/internal/datapath"
 	"github.com/portolan-net/portolan/internal/portolan"
 	"github.com/portolan-net/portolan/internal/publish/forward"
+	"github.com/portolan-net/portolan/internal/relay"
 )
 
 // errTaken is what a taken port's error wraps.
@@ -93,8 +94,8 @@ func (t *Table) socket(ctx context.Context, e *entry) (func(context.Context) err
 		if err != nil {
 			return nil, err
 		}
-		e.listener = l
 		server := &forward.TCP{Listener: l, Log: t.cfg.Log, Dial: t.dialTCP(e), Relay: t.relay(e)}
+		e.listener = server
 		return server.Serve, nil
 	}
 	c, err := t.open.udp(ctx, host)
@@ -109,10 +110,17 @@ func (t *Table) socket(ctx context.Context, e *entry) (func(context.Context) err
 	return e.udp.Serve, nil
 }
 
-func (t *Table) dialTCP(e *entry) func(context.Context, netip.AddrPort) (datapath.Conn, error) {
-	return func(ctx context.Context, client netip.AddrPort) (datapath.Conn, error) {
+func (t *Table) dialTCP(e *entry) forward.DialFunc {
+	dialer, ok := t.cfg.Machine.(datapath.Dialer)
+	if !ok {
+		return forward.Waiting(func(ctx context.Context, client netip.AddrPort) (datapath.Conn, error) {
+			container := *e.container.Load()
+			return t.cfg.Machine.DialTCP(ctx, t.source(client.Addr(), container.Addr()), container)
+		})
+	}
+	return func(ctx context.Context, client netip.AddrPort, done func(datapath.Conn, error)) {
 		container := *e.container.Load()
-		return t.cfg.Machine.DialTCP(ctx, t.source(client.Addr(), container.Addr()), container)
+		dialer.StartDial(ctx, t.source(client.Addr(), container.Addr()), container, done)
 	}
 }
 
@@ -135,16 +143,31 @@ func (t *Table) source(client, container netip.Addr) netip.Addr {
 }
 
 func (t *Table) relay(e *entry) forward.RelayFunc {
-	return func(ctx context.Context, client, container datapath.Conn) {
-		if err := t.introduce(ctx, e, client, container); err != nil {
-			t.cfg.Log.Debug("PROXY header is not sent", "binding", e.binding, "error", err)
-			datapath.Reset(client)
+	return func(ctx context.Context, client, container datapath.Conn, done func()) {
+		if !t.mayIntroduce(e) {
+			t.carry(ctx, e, client, container, done)
 			return
 		}
-		e.conns.add(container, client)
-		stats := t.cfg.Relay(ctx, client, container)
-		e.conns.remove(container, stats)
+		go func() {
+			if err := t.introduce(ctx, e, client, container); err != nil {
+				t.cfg.Log.Debug("PROXY header is not sent", "binding", e.binding, "error", err)
+				datapath.Reset(client)
+				datapath.Reset(container)
+				done()
+				return
+			}
+			t.carry(ctx, e, client, container, done)
+		}()
 	}
+}
+
+// carry relays what e counts. It does not wait.
+func (t *Table) carry(ctx context.Context, e *entry, client, container datapath.Conn, done func()) {
+	e.conns.add(container, client)
+	t.cfg.Relay(ctx, client, container, func(stats relay.Stats) {
+		e.conns.remove(container, stats)
+		done()
+	})
 }
 
 // noIPv6 reports whether err only says that the host has no IPv6, for a binding

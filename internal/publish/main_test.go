@@ -78,7 +78,7 @@ func newTable(t *testing.T, tune func(*Config)) (*Table, *machine) {
 	cfg := Config{
 		Link: portolan.DefaultLink(), Machine: m, Grace: limit,
 		Log:   slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
-		Relay: relay.TCP,
+		Relay: relay.Start,
 	}
 	if tune != nil {
 		tune(&cfg)

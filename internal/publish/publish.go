@@ -46,8 +46,9 @@ type Config struct {
 	Link    portolan.Link
 	Machine datapath.Machine
 	// Relay moves bytes between the client's and the container's connection
-	// until both directions have ended or ctx has.
-	Relay func(ctx context.Context, client, container datapath.Conn) relay.Stats
+	// until both directions have ended or ctx has, and then calls done. It does not
+	// wait for that. relay.Start is one.
+	Relay func(ctx context.Context, client, container datapath.Conn, done func(relay.Stats))
 	Log   *slog.Logger
 	// Labels returns the labels of the container that has an address, nil when
 	// there is none. nil means that nobody knows labels.

@@ -19,19 +19,58 @@ import (
 // The connection is a *socket.TCP.
 func (d *Datapath) DialTCP(ctx context.Context, src netip.Addr, dst netip.AddrPort) (datapath.Conn, error) {
 	from, to := d.ends(netip.AddrPortFrom(src, 0), dst)
-	conn, err := d.dialTCP(ctx, from, to)
+	fd, err := d.pool.get(kindFor(true, to.Addr()))
 	if err != nil {
-		return nil, fmt.Errorf("dial tcp %s from %s: %w", to, from.Addr(), err)
+		return nil, dialError(from, to, err)
+	}
+	return d.beginDial(fd, from, to).wait(ctx)
+}
+
+// StartDial implements datapath.Dialer. A container has mostly answered when
+// connect(2) returns, and done is called at once.
+func (d *Datapath) StartDial(ctx context.Context, src netip.Addr, dst netip.AddrPort, done func(datapath.Conn, error)) {
+	from, to := d.ends(netip.AddrPortFrom(src, 0), dst)
+	fd, ok := d.pool.take(kindFor(true, to.Addr()))
+	if !ok {
+		go func() { done(d.DialTCP(ctx, src, dst)) }()
+		return
+	}
+	dial := d.beginDial(fd, from, to)
+	if dial.err == nil && !dial.attempt.Stands() {
+		go func() { done(dial.wait(ctx)) }()
+		return
+	}
+	done(dial.wait(ctx))
+}
+
+// dial is a connection of the router that is being opened.
+type dial struct {
+	from, to netip.AddrPort
+	attempt  *socket.Attempt
+	err      error // instead of an attempt
+}
+
+// beginDial binds and connects a socket of the pool.
+func (d *Datapath) beginDial(fd int, from, to netip.AddrPort) dial {
+	if err := bind(fd, from, to); err != nil {
+		return dial{from: from, to: to, err: err}
+	}
+	return dial{from: from, to: to, attempt: socket.Connect(fd, to)}
+}
+
+func (d dial) wait(ctx context.Context) (datapath.Conn, error) {
+	if d.err != nil {
+		return nil, dialError(d.from, d.to, d.err)
+	}
+	conn, err := d.attempt.Wait(ctx)
+	if err != nil {
+		return nil, dialError(d.from, d.to, err)
 	}
 	return conn, nil
 }
 
-func (d *Datapath) dialTCP(ctx context.Context, from, to netip.AddrPort) (*socket.TCP, error) {
-	fd, err := d.bound(true, from, to)
-	if err != nil {
-		return nil, err
-	}
-	return socket.Connect(fd, to).Wait(ctx)
+func dialError(from, to netip.AddrPort, err error) error {
+	return fmt.Errorf("dial tcp %s from %s: %w", to, from.Addr(), err)
 }
 
 // DialUDP implements datapath.Machine. An invalid src means the host's address.
@@ -64,8 +103,11 @@ func (d *Datapath) ends(src, dst netip.AddrPort) (from, to netip.AddrPort) {
 
 // dialUDP connects a socket of the router. Errors are the kernel's own.
 func (d *Datapath) dialUDP(from, to netip.AddrPort) (*net.UDPConn, error) {
-	fd, err := d.bound(false, from, to)
+	fd, err := d.pool.get(kindFor(false, to.Addr()))
 	if err != nil {
+		return nil, err
+	}
+	if err := bind(fd, from, to); err != nil {
 		return nil, err
 	}
 	file := os.NewFile(uintptr(fd), "router "+to.String())
@@ -80,20 +122,17 @@ func (d *Datapath) dialUDP(from, to netip.AddrPort) (*net.UDPConn, error) {
 	return conn.(*net.UDPConn), nil
 }
 
-// bound is a socket of the router with a source address.
-func (d *Datapath) bound(tcp bool, from, to netip.AddrPort) (int, error) {
-	if from.Addr().Is4() != to.Addr().Is4() {
-		return -1, unix.EAFNOSUPPORT
+// bind gives fd, which it closes after an error, a source address for to.
+func bind(fd int, from, to netip.AddrPort) error {
+	err := error(unix.EAFNOSUPPORT)
+	if from.Addr().Is4() == to.Addr().Is4() {
+		err = unix.Bind(fd, socket.Sockaddr(from))
 	}
-	fd, err := d.pool.get(kindFor(tcp, to.Addr()))
 	if err != nil {
-		return -1, err
-	}
-	if err := unix.Bind(fd, socket.Sockaddr(from)); err != nil {
 		_ = unix.Close(fd)
-		return -1, fmt.Errorf("bind: %w", err)
+		return fmt.Errorf("bind: %w", err)
 	}
-	return fd, nil
+	return nil
 }
 
 // fourTuple identifies a dialled UDP socket.

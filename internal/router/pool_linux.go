@@ -77,8 +77,8 @@ func (p *pool) run(ctx context.Context) error {
 	}
 }
 
-// get returns one socket, at once when one is ready.
-func (p *pool) get(k kind) (int, error) {
+// take returns a socket that is ready, if there is one.
+func (p *pool) take(k kind) (int, bool) {
 	if len(p.ready[k]) <= poolSize/2 {
 		select {
 		case p.low <- k:
@@ -87,17 +87,31 @@ func (p *pool) get(k kind) (int, error) {
 	}
 	select {
 	case fd, ok := <-p.ready[k]:
-		if !ok {
-			return -1, errors.New("take socket of the router: datapath is closed")
-		}
-		return fd, nil
+		return fd, ok
 	default:
+		return -1, false
+	}
+}
+
+// get returns one socket, at once when one is ready.
+func (p *pool) get(k kind) (int, error) {
+	if fd, ok := p.take(k); ok {
+		return fd, nil
+	}
+	if p.isClosed() {
+		return -1, errors.New("take socket of the router: datapath is closed")
 	}
 	fds, err := p.helper.request(wordSockets, string(k), "1")
 	if err != nil {
 		return -1, err
 	}
 	return fds[0], nil
+}
+
+func (p *pool) isClosed() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.closed
 }
 
 func (p *pool) close() {

@@ -67,7 +67,7 @@ func startHost(t *testing.T, socket string) (h host, stop func()) {
 	}
 	h.Table = publish.New(publish.Config{
 		Link: portolan.DefaultLink(), Machine: loopback{}, Log: logger(t), Grace: limit,
-		Relay: relay.TCP,
+		Relay: relay.Start,
 	})
 	stop = background(t, func(ctx context.Context) {
 		if err := agentlink.Serve(ctx, l, h, logger(t)); err != nil {

@@ -73,18 +73,18 @@ func (l *local) tcp(file *os.File, b portolan.Binding, cfg Config) (func(context
 		_ = generic.Close()
 		return nil, fmt.Errorf("socket %s is not TCP", generic.Addr())
 	}
-	l.socket = listener
 	server := &forward.TCP{
 		Listener: listener, Log: cfg.Log, Relay: cfg.Relay,
-		Dial: func(ctx context.Context, _ netip.AddrPort) (datapath.Conn, error) {
+		Dial: forward.Waiting(func(ctx context.Context, _ netip.AddrPort) (datapath.Conn, error) {
 			var d net.Dialer
 			conn, err := d.DialContext(ctx, "tcp", b.Container.String())
 			if err != nil {
 				return nil, err
 			}
 			return conn.(*net.TCPConn), nil
-		},
+		}),
 	}
+	l.socket = server
 	return server.Serve, nil
 }
 

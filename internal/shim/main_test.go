@@ -146,7 +146,9 @@ func startAgent(t *testing.T, socket string, d Daemon, mesh ...netip.Addr) agent
 		t.Fatal(err)
 	}
 	r := NewRegistry(Config{Daemon: d, Log: logger(t), InMesh: func(addr netip.Addr) bool { return slices.Contains(mesh, addr) },
-		Relay: func(ctx context.Context, a, b datapath.Conn) { relay.TCP(ctx, a, b) }})
+		Relay: func(ctx context.Context, a, b datapath.Conn, done func()) {
+			relay.Start(ctx, a, b, func(relay.Stats) { done() })
+		}})
 	stop := background(t, func(ctx context.Context) {
 		if err := r.Serve(ctx, l.(*net.UnixListener)); err != nil {
 			t.Errorf("Serve: %v", err)

@@ -24,7 +24,9 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/portolan-net/portolan/internal/poll.(*Loop).run"))
 }
 
-func relayTCP(ctx context.Context, a, b datapath.Conn) { relay.TCP(ctx, a, b) }
+func relayTCP(ctx context.Context, a, b datapath.Conn, done func()) {
+	relay.Start(ctx, a, b, func(relay.Stats) { done() })
+}
 
 func logger(t *testing.T) *slog.Logger {
 	t.Helper()

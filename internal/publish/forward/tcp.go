@@ -26,8 +26,21 @@ const (
 )
 
 // RelayFunc moves bytes between two connections until both directions have
-// ended or ctx has, as relay.TCP does.
-type RelayFunc func(ctx context.Context, client, dest datapath.Conn)
+// ended or ctx has, closes both and calls done, as relay.Start does. It does not
+// wait for the end.
+type RelayFunc func(ctx context.Context, client, dest datapath.Conn, done func())
+
+// DialFunc opens the connection to the destination for client and calls done once
+// with what came of it, before it returns or later from another goroutine. It does
+// not wait.
+type DialFunc func(ctx context.Context, client netip.AddrPort, done func(datapath.Conn, error))
+
+// Waiting is a DialFunc made of a dial that waits.
+func Waiting(dial func(ctx context.Context, client netip.AddrPort) (datapath.Conn, error)) DialFunc {
+	return func(ctx context.Context, client netip.AddrPort, done func(datapath.Conn, error)) {
+		go func() { done(dial(ctx, client)) }()
+	}
+}
 
 // TCP forwards the connections of one listener.
 //
@@ -35,50 +48,64 @@ type RelayFunc func(ctx context.Context, client, dest datapath.Conn)
 // answer; all that can be done for a client whose destination does not is to
 // reset its connection.
 type TCP struct {
-	Listener *net.TCPListener
-	// Dial opens the connection to the destination for client.
-	Dial  func(ctx context.Context, client netip.AddrPort) (datapath.Conn, error)
-	Relay RelayFunc
-	Log   *slog.Logger
+	Listener *net.TCPListener // Serve and Close take it over
+	Dial     DialFunc
+	Relay    RelayFunc
+	Log      *slog.Logger
+
+	mu     sync.Mutex // guards the rest
+	closed bool
+	stop   func() // ends Serve's accepting and frees the port; nil before
 }
 
-// Serve accepts until the listener is closed and returns when the last of its
-// connections has ended. The end of ctx closes the listener and the connections.
+// Close frees the port before it returns, and makes Serve accept no more. The
+// connections go on.
+func (t *TCP) Close() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return net.ErrClosed
+	}
+	t.closed = true
+	if t.stop != nil {
+		t.stop()
+		return nil
+	}
+	return t.Listener.Close()
+}
+
+// Serve accepts until Close and returns when the last of its connections has
+// ended. The end of ctx closes the listener and the connections.
 func (t *TCP) Serve(ctx context.Context) error {
 	var conns sync.WaitGroup
 	defer conns.Wait()
-	defer func() { _ = t.Listener.Close() }()
-	stop := context.AfterFunc(ctx, func() { _ = t.Listener.Close() })
+	defer func() { _ = t.Close() }() // may be closed
+	stop := context.AfterFunc(ctx, func() { _ = t.Close() })
 	defer stop()
-	for {
-		client, err := t.accept(ctx)
-		if errors.Is(err, net.ErrClosed) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("accept on %s: %w", t.Listener.Addr(), err)
-		}
-		conns.Go(func() { t.handle(ctx, client) })
+	err := t.accept(func(client datapath.Conn) {
+		conns.Add(1)
+		t.handle(ctx, client, conns.Done)
+	})
+	if err != nil {
+		return fmt.Errorf("accept on %s: %w", t.Listener.Addr(), err)
 	}
+	return nil
 }
 
-// accept waits for the next connection, and out the times in which the process
-// or the system has no descriptors left.
-func (t *TCP) accept(ctx context.Context) (datapath.Conn, error) {
-	for pause := firstPause; ; pause = min(2*pause, lastPause) {
-		client, err := accept(t.Listener)
-		if err == nil || !exhausted(err) {
-			return client, err
+// handle carries one connection to its end. It does not wait.
+func (t *TCP) handle(ctx context.Context, client datapath.Conn, done func()) {
+	from := peer(client)
+	dialling, cancel := context.WithTimeout(ctx, DialTimeout)
+	t.Dial(dialling, from, func(dest datapath.Conn, err error) {
+		cancel()
+		if err != nil {
+			t.Log.Debug("destination does not answer", "client", from, "listener", t.Listener.Addr(), "error", err)
+			datapath.Reset(client)
+			done()
+			return
 		}
-		if pause == firstPause {
-			t.Log.Warn("accept pauses", "listener", t.Listener.Addr(), "error", err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil, net.ErrClosed
-		case <-time.After(pause):
-		}
-	}
+		t.Relay(ctx, client, dest, done)
+	})
 }
 
 // exhausted reports whether err passes once others have given resources back.
@@ -87,28 +114,11 @@ func exhausted(err error) bool {
 		errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ENOMEM)
 }
 
-// handle carries one connection to its end.
-func (t *TCP) handle(ctx context.Context, client datapath.Conn) {
-	defer func() { _ = client.Close() }()
-	from := peer(client)
-	dest, err := t.dial(ctx, from)
-	if err != nil {
-		t.Log.Debug("destination does not answer", "client", from, "listener", t.Listener.Addr(), "error", err)
-		datapath.Reset(client)
-		return
-	}
-	defer func() { _ = dest.Close() }()
-	t.Relay(ctx, client, dest)
-}
-
-func (t *TCP) dial(ctx context.Context, from netip.AddrPort) (datapath.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, DialTimeout)
-	defer cancel()
-	return t.Dial(ctx, from)
-}
-
 // peer is the client's address, never IPv4-mapped.
 func peer(client datapath.Conn) netip.AddrPort {
+	if direct, ok := client.(interface{ Remote() netip.AddrPort }); ok {
+		return direct.Remote()
+	}
 	remote, ok := client.RemoteAddr().(*net.TCPAddr)
 	if !ok {
 		return netip.AddrPort{}

@@ -21,14 +21,14 @@ func startTCP(t *testing.T, dest string) string {
 	t.Helper()
 	l := listenTCP(t, "127.0.0.1:0")
 	server := &TCP{Listener: l, Relay: relayTCP, Log: logger(t),
-		Dial: func(ctx context.Context, _ netip.AddrPort) (datapath.Conn, error) {
+		Dial: Waiting(func(ctx context.Context, _ netip.AddrPort) (datapath.Conn, error) {
 			var d net.Dialer
 			c, err := d.DialContext(ctx, "tcp", dest)
 			if err != nil {
 				return nil, err
 			}
 			return c.(*net.TCPConn), nil
-		}}
+		})}
 	serve(t, server.Serve)
 	return l.Addr().String()
 }
@@ -93,15 +93,15 @@ func TestTCPEndOfContextEndsConnections(t *testing.T) {
 	l := listenTCP(t, "127.0.0.1:0")
 	related := make(chan struct{})
 	server := &TCP{Listener: l, Log: logger(t),
-		Relay: func(ctx context.Context, a, b datapath.Conn) { close(related); relayTCP(ctx, a, b) },
-		Dial: func(ctx context.Context, _ netip.AddrPort) (datapath.Conn, error) {
+		Relay: func(ctx context.Context, a, b datapath.Conn, done func()) { close(related); relayTCP(ctx, a, b, done) },
+		Dial: Waiting(func(ctx context.Context, _ netip.AddrPort) (datapath.Conn, error) {
 			var d net.Dialer
 			c, err := d.DialContext(ctx, "tcp", dest.Addr().String())
 			if err != nil {
 				return nil, err
 			}
 			return c.(*net.TCPConn), nil
-		}}
+		})}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(ctx) }()
@@ -135,13 +135,19 @@ func TestTCPConnectionsOutliveListener(t *testing.T) {
 	}()
 	l := listenTCP(t, "127.0.0.1:0")
 	server := &TCP{Listener: l, Relay: relayTCP, Log: logger(t),
-		Dial: func(ctx context.Context, _ netip.AddrPort) (datapath.Conn, error) {
+		Dial: Waiting(func(ctx context.Context, _ netip.AddrPort) (datapath.Conn, error) {
 			return net.DialTCP("tcp", nil, dest.Addr().(*net.TCPAddr))
-		}}
+		})}
 	serve(t, server.Serve)
 	c := dialTCP(t, l.Addr().String())
 	echo(t, c, "before")
-	_ = l.Close()
+	if err := server.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := server.Close(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("closed twice: %v", err)
+	}
+	listenTCP(t, l.Addr().String()) // the port is free
 	echo(t, c, "after")
 }
 
@@ -164,9 +170,9 @@ func TestTCPAcceptSurvivesLackOfDescriptors(t *testing.T) {
 	address := l.Addr().String()
 	warned := make(chan struct{}, 1)
 	server := &TCP{Listener: l, Relay: relayTCP, Log: slog.New(warnHandler{slog.DiscardHandler, warned}),
-		Dial: func(context.Context, netip.AddrPort) (datapath.Conn, error) {
+		Dial: Waiting(func(context.Context, netip.AddrPort) (datapath.Conn, error) {
 			return net.DialTCP("tcp", nil, dest.Addr().(*net.TCPAddr))
-		}}
+		})}
 	serve(t, server.Serve)
 
 	var was syscall.Rlimit
