@@ -43,7 +43,7 @@ func Find(p profile.Profile) (index int, name string, err error) {
 // HostRoutes lists the networks that the host has routes to, those through the
 // interface named by index first, and then all others, in whichever table: rules
 // (ip rule) that lead to one may come at any time. The local table repeats what
-// the others say.
+// the others say, and a throw route sends back to them.
 func HostRoutes(index int) (own []netip.Prefix, others []Route, err error) {
 	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
 	if err != nil {
@@ -53,7 +53,7 @@ func HostRoutes(index int) (own []netip.Prefix, others []Route, err error) {
 	for _, route := range routes {
 		prefix, ok := destination(route)
 		switch {
-		case !ok || route.Table == unix.RT_TABLE_LOCAL:
+		case !ok || route.Table == unix.RT_TABLE_LOCAL || route.Type == unix.RTN_THROW:
 		case index != 0 && route.LinkIndex == index:
 			if route.Table == unix.RT_TABLE_MAIN { // a copy elsewhere is somebody's who copies all
 				own = append(own, prefix)

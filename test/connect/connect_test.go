@@ -394,7 +394,9 @@ func checkOverlap(t *testing.T, p *site) {
 	if _, err := p.answers(t, p.addrs["bridge"][0]); err != nil {
 		t.Errorf("another network: %v", err)
 	}
-	// The same in a table that only a rule leads to.
+	// The same in a table that only a rule leads to; one that throws back is none.
+	p.Lab.Host.Run(t, "ip", "route", "add", "throw", vpn, "table", "101")
+	defer p.Lab.Host.Run(t, "ip", "route", "del", "throw", vpn, "table", "101")
 	p.Lab.Host.Run(t, "ip", "route", "del", vpn)
 	p.eventuallyAnswers(t, web)
 	p.Lab.Host.Run(t, "ip", "route", "add", vpn, "via", lab.GatewayV4, "table", "100")
@@ -596,6 +598,12 @@ func checkPublishedOnly(t *testing.T, p *site) {
 	}
 	p.eventuallyAnswers(t, public)
 	ends(string(testimage.Refused), public, 81)
+	p.Docker(t, "run", "-d", "--name", "hostnet", "--network", "host", testimage.Name, "web", "-addr", ":8098")
+	defer p.Docker(t, "rm", "-f", "hostnet")
+	stage.Eventually(t, soon, "a port that is the host's, too, answers", func() bool {
+		_, err := stage.Fetch(t, p.Lab.Host, "192.168.65.3:8098", "/ip")
+		return err == nil
+	})
 	if c := p.Status(t).Connection; c == nil {
 		t.Error("status: not connected")
 	}

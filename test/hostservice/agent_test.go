@@ -297,6 +297,18 @@ func TestOrdinaryUser(t *testing.T) {
 	if out, code := s.TryPortolan(t, "forward", "add", "unix:e.sock", "unix:"+engine, "--from", "machine"); code != 1 || !strings.Contains(out, "rules an engine or Portolan") {
 		t.Errorf("the engine's socket: exit code %d: %s", code, out)
 	}
+	// The other way, the socket is where the user wants it, and the user's.
+	home := filepath.Join(s.User.HomeDir, "app.sock")
+	s.Docker(t, "run", "-d", "--stop-timeout", "1", "-v", "/run/made:/made", sshImage, "dial", "echo", "/made/echo.sock")
+	s.Portolan(t, "forward", "add", "unix:"+home, "unix:/run/made/echo.sock", "--from", "host")
+	asks(t, s, "unix", home, "hello")
+	if owner := s.Lab.Host.Run(t, "stat", "-c", "%U %a", home); strings.TrimSpace(owner) != s.User.Username+" 600" {
+		t.Errorf("the socket is %s's", owner)
+	}
+	s.Portolan(t, "forward", "rm", "unix:"+home, "--from", "host")
+	if exists(home) {
+		t.Errorf("%s is left", home)
+	}
 	// What is another user's stays that user's.
 	foreign := filepath.Join(s.Lab.Dir, "roots.sock")
 	listen(t, s, "unix", foreign, "root")
