@@ -61,6 +61,7 @@ type daemon struct {
 	rebind        chan struct{} // where published ports listen has changed
 	socksMoved    chan struct{} // where the SOCKS server listens has changed
 	routesChanged chan struct{} // the host's
+	addrsChanged  chan struct{} // the same, for those who follow addresses
 
 	agentLogStart int64 // where in its log the agent of a new machine begins
 
@@ -98,7 +99,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	d := &daemon{
 		Options: o, progress: newProgress(o.Progress), started: time.Now(), state: api.Starting,
 		ready: make(chan struct{}), hopeless: make(chan struct{}), gone: make(chan struct{}), rebind: make(chan struct{}, 1), socksMoved: make(chan struct{}, 1),
-		routesChanged: make(chan struct{}, 1),
+		routesChanged: make(chan struct{}, 1), addrsChanged: make(chan struct{}, 1),
 	}
 	defer func() { d.progress.finish(err) }()
 	if err := d.prepare(ctx); err != nil {

@@ -102,54 +102,26 @@ func (l *lostAddresses) look(now time.Time, have hostAddresses) (lost []netip.Ad
 }
 
 // endLost ends connections whose address the host has lost, until ctx ends.
-func endLost(ctx context.Context, log *slog.Logger) error {
+func (d *daemon) endLost(ctx context.Context, log *slog.Logger) {
 	var known lostAddresses
 	for {
-		if err := known.follow(ctx, log); err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(followAgain):
-		}
-	}
-}
-
-// follow returns when ctx ends, or when the kernel had more changes to tell than
-// it keeps for a reader.
-func (l *lostAddresses) follow(ctx context.Context, log *slog.Logger) error {
-	changes, done := make(chan netlink.AddrUpdate, 64), make(chan struct{})
-	defer close(done)
-	told := func(err error) { log.Debug("watch addresses", "err", err) }
-	if err := netlink.AddrSubscribeWithOptions(changes, done, netlink.AddrSubscribeOptions{ErrorCallback: told}); err != nil {
-		return fmt.Errorf("watch the host's addresses: %w", err)
-	}
-	for {
-		have, err := lookAtAddresses()
-		if err != nil {
-			log.Debug("addresses of the host are not known", "err", err)
-			return nil // to be tried again
-		}
-		lost, next := l.look(time.Now(), have)
-		for _, addr := range lost {
-			if n := relay.ResetFrom(addr); n > 0 {
-				log.Info("connections ended: the host has lost their address", "addr", addr, "count", n)
+		var again <-chan time.Time
+		if have := d.families.addrs.Load(); have != nil {
+			lost, next := known.look(time.Now(), *have)
+			for _, addr := range lost {
+				if n := relay.ResetFrom(addr); n > 0 {
+					log.Info("connections ended: the host has lost their address", "addr", addr, "count", n)
+				}
+			}
+			if next > 0 {
+				again = time.After(next)
 			}
 		}
-		var timer <-chan time.Time
-		if next > 0 {
-			timer = time.After(next)
-		}
-		open := true
 		select {
 		case <-ctx.Done():
-			return nil
-		case _, open = <-changes:
-		case <-timer:
-		}
-		if !open {
-			return nil
+			return
+		case <-d.addrsChanged:
+		case <-again:
 		}
 	}
 }

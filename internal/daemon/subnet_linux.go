@@ -14,9 +14,11 @@ import (
 func (d *daemon) networkChanged(names *system.NameWatcher) func() {
 	return func() {
 		names.NetworkChanged()
-		select {
-		case d.routesChanged <- struct{}{}:
-		default: // there is one to come
+		for _, changed := range []chan struct{}{d.routesChanged, d.addrsChanged} {
+			select {
+			case changed <- struct{}{}:
+			default: // there is one to come
+			}
 		}
 	}
 }
