@@ -21,7 +21,7 @@ build = CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '-s -w -X m
 # portolan-demo, the web server of `make run`, makes sense with the other two only.
 programs := $(notdir $(wildcard cmd/portolan cmd/portolan-agent cmd/portolan-demo))
 
-.PHONY: help build engine cli run test check fmt lint cross unit fuzz bench bench-quick bench-peers bench-docs soak install uninstall clean
+.PHONY: help build engine cli run test check fmt lint cross unit fuzz bench bench-quick bench-peers bench-docs soak vm-test install uninstall clean
 .DEFAULT_GOAL := build
 
 help: ## this list
@@ -38,6 +38,11 @@ $(addprefix bin/,$(programs)): bin/%:
 %/portolan-shim: cmd/portolan-shim/main.c
 	@mkdir -p $(@D)
 	@$(CC) -std=c11 -Os -Wall -Wextra -static -s -o $@ $<
+
+# The registry that tests push to and pull from.
+bin/registry: test/registry/go.mod test/registry/go.sum test/registry/main.go
+	@cd test/registry && $(build) -o ../../$@ .
+	@touch $@
 
 engine: ## bin/engine: dockerd, containerd, runc (minutes the first time)
 	@$(MAKE) --no-print-directory -C engine engine
@@ -91,6 +96,14 @@ bench-docs: ## docs/benchmarks.md and its charts from docs/benchmarks.json
 
 soak: ## a machine that works while its processes are killed, as root (DURATION=10m)
 	@scripts/soak $(or $(DURATION),10m)
+
+# Tests for which kernels as small as a cloud computer's lack something, such as ip_vs.
+vm-test: build ## tests on Debian's own kernel in QEMU, as root (some ten minutes)
+	@mkdir -p bin/vm-test
+	@CGO_ENABLED=0 $(GO) build -buildvcs=false -o bin/vm-test/toolbox ./internal/testimage/toolbox
+	@CGO_ENABLED=0 $(GO) test -buildvcs=false -c -o bin/vm-test/hostnet.test ./test/hostnet
+	@cd test/hostnet && PORTOLAN_BIN=$(CURDIR)/bin PORTOLAN_TOOLBOX=$(CURDIR)/bin/vm-test/toolbox \
+	 ../../scripts/vm $(CURDIR)/bin/vm-test/hostnet.test -test.run '^TestMesh$$' -test.v
 
 install: build engine cli ## into PREFIX=/usr/local
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/portolan/engine/cli-plugins
