@@ -33,8 +33,9 @@ type Daemon interface {
 // Config is what a Registry needs, all but the first two.
 type Config struct {
 	Published func() // called when the engine publishes a port, or has done so
-	// InMesh tells the addresses of swarm's routing mesh. Nobody waits for its
-	// ports: dockerd would write a refusal into its log, and never ask again.
+	// InMesh tells the addresses of swarm's routing mesh; it is asked for each port
+	// that the engine publishes. Nobody waits for a port of the mesh: dockerd would
+	// write a refusal into its log, and never ask again.
 	InMesh func(netip.Addr) bool
 	Daemon Daemon
 	Relay  forward.RelayFunc
@@ -150,7 +151,8 @@ func (r *Registry) hold(ctx context.Context, conn *net.UnixConn, how verb, b por
 	rec := r.add(b)
 	local, err := serveLocal(ctx, file, b, r.cfg)
 	if err == nil && how == verbPublish {
-		if err = r.publish(ctx, rec); err != nil && r.inMesh(b) {
+		mesh := r.cfg.InMesh != nil && r.cfg.InMesh(b.Container.Addr())
+		if err = r.publish(ctx, rec); mesh {
 			err = nil // Sync goes on trying
 		}
 		if err != nil {
@@ -216,10 +218,6 @@ func (r *Registry) publish(ctx context.Context, rec *record) error {
 	err := r.cfg.Daemon.Publish(ctx, rec.binding)
 	rec.synced = err == nil
 	return err
-}
-
-func (r *Registry) inMesh(b portolan.Binding) bool {
-	return r.cfg.InMesh != nil && r.cfg.InMesh(b.Container.Addr())
 }
 
 // end tells the daemon that a binding was unpublished, or else that its engine is
