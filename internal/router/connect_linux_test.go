@@ -2,6 +2,7 @@ package router
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
@@ -82,6 +83,16 @@ func TestConnectedHost(t *testing.T) {
 	l := newLab(t)
 	l.attach(t, &fakeHandler{open: openEcho})
 	h := l.connectHost(t)
+	l.helper.do(t, func() error { // else the kernel would cut up what containers send
+		dev, err := netlink.LinkByName(hostName)
+		if err != nil {
+			return err
+		}
+		if size := dev.Attrs().GSOIPv4MaxSize; size != 0 && size < portolan.LargeSegment {
+			return fmt.Errorf("%s takes segments of %d bytes, want %d", hostName, size, portolan.LargeSegment)
+		}
+		return nil
+	})
 	both(t, func(t *testing.T, server, container netip.Addr) {
 		own := portolan.DefaultLink().Outside().For(container)
 		var there, here net.Listener
