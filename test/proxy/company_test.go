@@ -22,8 +22,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/registry"
-
 	"github.com/portolan-net/portolan/internal/lab"
 	"github.com/portolan-net/portolan/internal/stage"
 )
@@ -86,14 +84,6 @@ func (a *authority) withKey(t *testing.T) []byte {
 	return append(bytes.Clone(a.pem), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})...)
 }
 
-// The registry of the lab's internet: login me, password word, for whom pushes.
-const (
-	registryName = "web.internet.test:5443"
-	// plainRegistryName is the same without TLS, and for everybody.
-	plainRegistryName = "web.internet.test:5000"
-	user, word        = "me", "the-registry's-word"
-)
-
 // serveTLS serves on the web server's address with a certificate of ca.
 func serveTLS(t *testing.T, s *stage.Stage, port int, ca *authority, handler http.Handler) {
 	t.Helper()
@@ -107,26 +97,6 @@ func serveTLS(t *testing.T, s *stage.Stage, port int, ca *authority, handler htt
 	}
 	go func() { _ = server.ServeTLS(l, "", "") }()
 	t.Cleanup(func() { _ = server.Close() })
-}
-
-func startRegistry(t *testing.T, s *stage.Stage, ca *authority) {
-	t.Helper()
-	images := registry.New(registry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)))
-	serveTLS(t, s, 5443, ca, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if name, password, ok := r.BasicAuth(); !ok || name != user || password != word {
-			w.Header().Set("WWW-Authenticate", `Basic realm="lab"`)
-			http.Error(w, `{"errors":[{"code":"UNAUTHORIZED"}]}`, http.StatusUnauthorized)
-			return
-		}
-		images.ServeHTTP(w, r)
-	}))
-	l, err := s.Lab.Internet.Listen("tcp", lab.WebV4+":5000")
-	if err != nil {
-		t.Fatal(err)
-	}
-	plain := &http.Server{Handler: images, ReadHeaderTimeout: time.Second}
-	go func() { _ = plain.Serve(l) }()
-	t.Cleanup(func() { _ = plain.Close() })
 }
 
 // squidDir is where scripts/packages unpacks squid.

@@ -9,7 +9,10 @@ import (
 )
 
 // python is what Python's own library makes of the variables.
-const python = `import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=20).read().decode().strip())`
+const python = `
+import sys, urllib.request
+for url in sys.argv[1:]:
+    print(urllib.request.urlopen(url, timeout=20).read().decode().strip())`
 
 // checkClients: curl, Python and Go read the variables as they are meant. What
 // NO_PROXY names is not there for the proxy.
@@ -22,34 +25,34 @@ func checkClients(t *testing.T, s *stage.Stage) {
 		return s.Docker(t, "inspect", "-f", "{{.NetworkSettings.Networks.clients."+field+"}}", "near")
 	}
 	flags := []string{"run", "--rm", "--network", "clients", "-v", "/usr:/usr:ro", "-v", "/lib:/lib:ro", "-v", "/lib64:/lib64:ro", "--entrypoint"}
-	curl := func(url string) (string, int) {
-		return s.TryDocker(t, append(flags, "/usr/bin/curl", testimage.Name, "-sSf", "-m", "20", url)...)
+	curl := func(urls ...string) (string, int) {
+		return s.TryDocker(t, append(append(flags, "/usr/bin/curl", testimage.Name, "-sSf", "-m", "20"), urls...)...)
 	}
-	urllib := func(url string) (string, int) {
-		return s.TryDocker(t, append(flags, "/usr/bin/python3", testimage.Name, "-c", python, url)...)
+	urllib := func(urls ...string) (string, int) {
+		return s.TryDocker(t, append(append(flags, "/usr/bin/python3", testimage.Name, "-c", python), urls...)...)
 	}
-	golang := func(url string) (string, int) {
-		r := s.Toolbox(t, []string{"--network", "clients"}, "get", url)
-		if r.Outcome != testimage.OK {
-			return r.Error, 1
+	golang := func(urls ...string) (all string, code int) {
+		for _, url := range urls {
+			r := s.Toolbox(t, []string{"--network", "clients"}, "get", url)
+			if all += r.Body + r.Error; r.Outcome != testimage.OK {
+				code = 1
+			}
 		}
-		return r.Body, 0
+		return all, code
 	}
 	byName := []string{"http://near/ip", "http://app.corp.test/ip"}
 	byAddress := []string{"http://" + address("IPAddress") + "/ip", "http://[" + address("GlobalIPv6Address") + "]/ip"}
 	for _, c := range []struct {
 		name   string
-		get    func(string) (string, int)
+		get    func(urls ...string) (string, int)
 		direct []string
 	}{
 		{"curl", curl, append(byName, byAddress[0])}, // some versions know no networks of IPv6
 		{"Python", urllib, byName},                   // it knows no networks
 		{"Go", golang, append(byName, byAddress...)},
 	} {
-		for _, url := range c.direct {
-			if out, code := c.get(url); code != 0 || bySquid(out) {
-				t.Errorf("%s %s: exit code %d: %s; want the direct way", c.name, url, code, out)
-			}
+		if out, code := c.get(c.direct...); code != 0 || bySquid(out) {
+			t.Errorf("%s %s: exit code %d: %s; want the direct way", c.name, c.direct, code, out)
 		}
 		if out, code := c.get("http://web.internet.test/ip"); code != 0 || !bySquid(out) {
 			t.Errorf("%s: exit code %d: %s; want the proxy's way", c.name, code, strings.TrimSpace(out))
