@@ -52,6 +52,15 @@ func checkMove(t *testing.T, s *stage.Stage) {
 			t.Errorf("the resolver at %s: %+v, want %s", server, got, want)
 		}
 	}
+	for name, want := range map[string]string{"gateway": "10.99.0.1 fd99::1", "host": "10.99.0.254 fd99::254"} {
+		got := s.Exec(t, "always", "lookup", name+".docker.internal")
+		if strings.Join(got.Answers, " ") != want {
+			t.Errorf("%s.docker.internal is %v, want %s", name, got.Answers, want)
+		}
+	}
+	if got := s.Exec(t, "always", "dial", "tcp", "192.168.65.1:3128"); got.Outcome != testimage.OK {
+		t.Errorf("the forward proxy at its former address: %+v", got)
+	}
 	if got := s.Toolbox(t, []string{"--add-host", "gate:host-gateway"}, "get", "http://gate:8081/"); got.Outcome != testimage.OK {
 		t.Errorf("the host, for a new container: %+v", got)
 	}
@@ -68,7 +77,7 @@ func checkMove(t *testing.T, s *stage.Stage) {
 
 	s.Docker(t, "restart", "-t", "1", "named")
 	s.Docker(t, "restart", "-t", "1", "on-host")
-	s.Portolan(t, "settings", "unset", "--yes", "linuxVM.vpnkitCIDR")
+	s.Portolan(t, "settings", "unset", "--later", "linuxVM.vpnkitCIDR")
 	s.Portolan(t, "settings", "unset", "--yes", "portolan.subnet6")
 	checkOn(t, s, "192.168.65.0/24", "fdc4:f303:9324::/64")
 	checkKnown(t, s, "always", "named")

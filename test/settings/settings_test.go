@@ -78,6 +78,7 @@ func TestSettings(t *testing.T) {
 	t.Run("a host without IPv4", func(t *testing.T) { checkHostWithout(t, s, v4, v6) })
 	t.Run("a host without IPv6", func(t *testing.T) { checkHostWithout(t, s, v6, v4) })
 	t.Run("swarm", func(t *testing.T) { checkSwarm(t, s) })
+	t.Run("bad engine options at the start", func(t *testing.T) { checkBadOptions(t, s) })
 }
 
 // eventually is stage.Eventually with the promise for live changes.
@@ -306,19 +307,58 @@ func checkEngineOptions(t *testing.T, s *stage.Stage) {
 		t.Errorf("the log driver is %s", got)
 	}
 	out, code := s.TryPortolan(t, "settings", "set", "--yes", "linuxVM.dockerDaemonOptions", `{"no-such-option": 1}`)
-	if code != 1 || !strings.Contains(out, "no-such-option") {
+	if code != 1 || !strings.Contains(out, "linuxVM.dockerDaemonOptions: ") || !strings.Contains(out, "no-such-option") {
 		t.Errorf("an option that dockerd does not know: exit code %d: %s", code, out)
 	}
+	// dockerd sees no mistake in this one before it starts.
+	out, code = s.TryPortolan(t, "settings", "set", "--yes", "linuxVM.dockerDaemonOptions", noStart)
+	if code != 1 || !strings.Contains(out, "dockerd does not start with the options") || !strings.Contains(out, "none0") {
+		t.Errorf("an option with which dockerd does not start: exit code %d: %s", code, out)
+	}
 	if got := driver(); got != "local" {
-		t.Errorf("after a refused option the log driver is %s", got)
+		t.Errorf("after refused options the log driver is %s", got)
+	}
+	if got := strings.TrimSpace(s.Portolan(t, "settings", "get", "linuxVM.dockerDaemonOptions")); got != `{"log-driver":"local"}` {
+		t.Errorf("after refused options the setting is %s", got)
 	}
 	s.Portolan(t, "settings", "unset", "--yes", "linuxVM.dockerDaemonOptions")
-	if got := s.Status(t); got.Engine.Restarts != 0 || len(got.Pending) != 0 {
+	if got := s.Status(t); got.Engine.Restarts != 2 || // the failures
+		len(got.Pending) != 0 {
 		t.Errorf("restarts counted as failures: %d; pending: %q", got.Engine.Restarts, got.Pending)
 	}
 	body, err := stage.Fetch(t, s.Lab.Neighbour, hostPort(lab.HostV4, 8300), "/")
 	if err != nil {
 		t.Errorf("the port published before all restarts: %q, %v", body, err)
+	}
+}
+
+// noStart are engine options that dockerd takes, and does not start with.
+const noStart = `{"storage-driver": "none0"}`
+
+// checkBadOptions: a machine starts in spite of options that dockerd does not take,
+// or does not start with, and says so.
+func checkBadOptions(t *testing.T, s *stage.Stage) {
+	s.Portolan(t, "settings", "set", "--yes", "linuxVM.dockerDaemonOptions", `{"log-driver": "local"}`)
+	for options, want := range map[string]string{
+		`{"no-such-option": 1}`: "linuxVM.dockerDaemonOptions: dockerd does not take the options: ",
+		noStart:                 "linuxVM.dockerDaemonOptions: dockerd does not start with the options: ",
+	} {
+		s.Portolan(t, "down")
+		write(t, settingsFile(s), `{"linuxVM": {"dockerDaemonOptions": `+options+`}}`)
+		s.Portolan(t, "up")
+		if got := s.Docker(t, "info", "-f", "{{.LoggingDriver}}"); got != "local" {
+			t.Errorf("the log driver is %s, want that of the last good options", got)
+		}
+		told := func(p string) bool {
+			return strings.HasPrefix(p, want) && strings.Contains(p, "portolan settings unset")
+		}
+		if got := s.Status(t).Problems; !slices.ContainsFunc(got, told) {
+			t.Errorf("%s: problems %q, want %q in them", options, got, want)
+		}
+	}
+	s.Portolan(t, "settings", "unset", "--yes", "linuxVM.dockerDaemonOptions")
+	if got := s.Status(t); len(got.Problems) != 0 || len(got.Pending) != 0 {
+		t.Errorf("after the correction: problems %q, pending %q", got.Problems, got.Pending)
 	}
 }
 
