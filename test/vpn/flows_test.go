@@ -117,6 +117,28 @@ func openBusy(t *testing.T, s *stage.Stage, name, addr string, command []string,
 	})
 }
 
+// openServed connects a computer beyond the VPN to a port that a container
+// publishes on this host. What is returned checks that the container is told, soon
+// after the VPN has gone.
+func openServed(t *testing.T, s *stage.Stage) (wantReset func()) {
+	t.Helper()
+	const name, port = "served", 8090
+	s.Serve(t, name, []string{"-p", fmt.Sprintf("%d:9", port)}, "echo-tcp", "-addr", ":9")
+	conn, err := s.Lab.Internet.Dial(t.Context(), "tcp", hostPort(clientV4, port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	flow{name, conn}.wantAlive(t)
+	return func() {
+		t.Helper()
+		stage.Eventually(t, followed, "the connection to a published port is reset", func() bool {
+			got, err := testimage.Parse([]byte(s.Docker(t, "logs", name)))
+			return err == nil && got.Outcome == testimage.Reset
+		})
+	}
+}
+
 // wantReset checks that they are told, soon.
 func (d doomed) wantReset(t *testing.T, s *stage.Stage) {
 	t.Helper()

@@ -75,11 +75,13 @@ func checkSplit(t *testing.T, s *stage.Stage, c *company) {
 		near.wantAlive(t)
 		far.wantAlive(t)
 		var inside doomed
+		servedReset := func() {}
 		if round == 0 {
-			inside = openDoomed(t, s)
+			inside, servedReset = openDoomed(t, s), openServed(t, s)
 		}
 		vpn.stop()
 		inside.wantReset(t, s)
+		servedReset()
 		wantNoIntranet(t, s)
 		near.wantAlive(t)
 		far.wantAlive(t)
