@@ -118,7 +118,7 @@ func enlargeBothEnds(sandbox string, ports map[int][]netlink.Link) error {
 	if err != nil || len(ports[id]) == 0 {
 		return err
 	}
-	inside, err := netlink.NewHandleAt(ns)
+	inside, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("open netlink in %s: %w", sandbox, err)
 	}

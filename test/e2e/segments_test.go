@@ -31,7 +31,7 @@ func checkLargeSegments(t *testing.T, s *stage.Stage, name string, from place) {
 	if eth0, err := machine.LinkByName("eth0"); err != nil || eth0.Attrs().GSOIPv4MaxSize == 0 {
 		t.Skipf("this kernel has no large segments over IPv4 (%v)", err)
 	}
-	const size = 300_000_000
+	const size = 100_000_000
 	begin := make(chan struct{})
 	close(begin)
 	serveStreams(t, s, families()[0], size, begin, func() {})
