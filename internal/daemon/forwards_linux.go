@@ -21,6 +21,7 @@ import (
 	"github.com/portolan-net/portolan/internal/datapath"
 	"github.com/portolan-net/portolan/internal/hostservice"
 	"github.com/portolan-net/portolan/internal/portolan"
+	"github.com/portolan-net/portolan/internal/profile"
 	"github.com/portolan-net/portolan/internal/relay"
 	"github.com/portolan-net/portolan/internal/settings"
 	"github.com/portolan-net/portolan/internal/spec"
@@ -30,14 +31,12 @@ import (
 // and the forwards that the profile keeps.
 type forwarding struct {
 	table     *hostservice.Table
-	guard     hostservice.Guard
 	agents    hostservice.Environment
 	authSock  atomic.Pointer[string] // newer than that of agents
 	chosen    func() string          // setting sshAgent
 	allowHost func(portolan.Flow) error
-	deputy    *deputy.Deputy // has what a confined daemon lacks
-	back      portolan.Pair  // the host, as the machine sees it
-	places    hostservice.Places
+	deputy    *deputy.Deputy  // has what a confined daemon lacks
+	back      portolan.Pair   // the host, as the machine sees it
 	life      context.Context // of connections
 	log       *slog.Logger
 }
@@ -45,27 +44,33 @@ type forwarding struct {
 // newForwarding makes the directory of listeners; Run of its table opens them.
 func (d *daemon) newForwarding(ctx context.Context, allowHost func(portolan.Flow) error) (*forwarding, error) {
 	log := d.Log.With("part", "forwards")
-	guard := hostservice.HostGuard(d.Profile.RunDir, os.Getenv("DOCKER_HOST"))
+	table := forwardTable(d.Profile, os.Getenv("DOCKER_HOST"))
 	f := &forwarding{
-		guard: guard, places: hostservice.Places{Dir: d.Profile.ForwardDir(), Guard: guard},
+		table:     table,
 		agents:    hostservice.ReadEnvironment(os.Getenv, os.Getuid()),
 		chosen:    func() string { return d.values.Load().SSHAgent },
 		allowHost: allowHost, deputy: d.deputy, back: d.link().Host(), life: ctx, log: log,
 	}
 	far := agent.Far{SharedDir: d.Profile.SharedDir()}
-	f.table = &hostservice.Table{
-		File: filepath.Join(d.Profile.StateDir, "forwards.json"), Places: f.places, Far: far, Check: f.checkHost, Write: spec.WriteFile, Log: log,
-		Host: &hostservice.Listeners{Open: f.open, Gone: f.gone, Log: log, Serve: func(ctx context.Context, on hostservice.Endpoint, conn datapath.Conn) {
-			f.toMachine(ctx, far, on, conn)
-		}},
-	}
-	if err := os.MkdirAll(f.places.Dir, 0o700); err != nil {
+	table.Far, table.Check, table.Log = far, f.checkHost, log
+	table.Host = &hostservice.Listeners{Open: f.open, Gone: f.gone, Log: log, Serve: func(ctx context.Context, on hostservice.Endpoint, conn datapath.Conn) {
+		f.toMachine(ctx, far, on, conn)
+	}}
+	if err := os.MkdirAll(f.table.Places.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make directory: %w", err)
 	}
-	if err := f.table.Load(); err != nil {
+	if err := table.Load(); err != nil {
 		log.Warn("file of forwards is bad", "err", err)
 	}
 	return f, nil
+}
+
+// forwardTable is the profile's list, as it is kept.
+func forwardTable(p profile.Profile, dockerHost string) *hostservice.Table {
+	return &hostservice.Table{
+		File: filepath.Join(p.StateDir, "forwards.json"), Write: spec.WriteFile,
+		Places: hostservice.Places{Dir: p.ForwardDir(), Guard: hostservice.HostGuard(p.RunDir, dockerHost)},
+	}
 }
 
 // open listens on the host, for the daemon's own user and root where it can tell.
@@ -86,7 +91,7 @@ func (f *forwarding) open(e hostservice.Endpoint) (net.Listener, error) {
 
 // openSocket has a socket outside of the daemon's own directory made by the deputy.
 func (f *forwarding) openSocket(path string) (*net.UnixListener, error) {
-	if filepath.Dir(path) == f.places.Dir {
+	if filepath.Dir(path) == f.table.Places.Dir {
 		return listenSocket(path)
 	}
 	return f.deputy.Listen(f.life, path)
@@ -101,7 +106,7 @@ func bare(err error) error {
 }
 
 func (f *forwarding) gone(e hostservice.Endpoint) {
-	if e.Network != "unix" || filepath.Dir(e.Address) == f.places.Dir {
+	if e.Network != "unix" || filepath.Dir(e.Address) == f.table.Places.Dir {
 		return // closing removed it
 	}
 	if err := f.deputy.Unlisten(f.life, e.Address); err != nil {
@@ -172,7 +177,7 @@ func (f *forwarding) dial(ctx context.Context, to hostservice.Endpoint) (datapat
 	if err := f.allow(to); err != nil {
 		return nil, err
 	}
-	conn, err := hostservice.Dial(ctx, to, f.guard)
+	conn, err := hostservice.Dial(ctx, to, f.table.Places.Guard)
 	if errors.Is(err, os.ErrPermission) && to.Network == "unix" && os.Geteuid() == 0 {
 		var file *os.File
 		if file, err = f.deputy.Connect(ctx, to.Address); err == nil {
@@ -195,7 +200,7 @@ func (f *forwarding) checkHost(ctx context.Context, to hostservice.Endpoint) err
 	if err := f.allow(to); err != nil {
 		return err
 	}
-	return f.guard.Check(ctx, to)
+	return f.table.Places.Guard.Check(ctx, to)
 }
 
 // allow asks whether the host's loopback is open, where that is meant.
@@ -313,7 +318,7 @@ func (f *forwarding) request(r *http.Request) (hostservice.Forward, error) {
 	if forward.From == hostservice.Host && f.back.Has(forward.To.AddrPort().Addr()) {
 		return forward, fmt.Errorf("connect to %s: in the machine that is this host itself, by way of which %w", forward.To, hostservice.ErrLoop)
 	}
-	return f.places.Place(forward)
+	return f.table.Places.Place(forward)
 }
 
 func (f *forwarding) listAll() []api.Forward {

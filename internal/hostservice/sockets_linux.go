@@ -26,7 +26,7 @@ func (s *Sockets) Listen(path string) (*os.File, error) {
 	}
 	file, err := listenAt(path)
 	if errors.Is(err, unix.EADDRINUSE) && abandoned(path) {
-		if err = os.Remove(path); err == nil {
+		if err = RemoveAbandoned(path); err == nil {
 			file, err = listenAt(path)
 		}
 	}
@@ -78,6 +78,14 @@ func listenAt(path string) (*os.File, error) {
 		return nil, err
 	}
 	return os.NewFile(uintptr(fd), path), nil
+}
+
+// RemoveAbandoned removes a socket that was left by a process that is no more.
+func RemoveAbandoned(path string) error {
+	if !abandoned(path) {
+		return nil
+	}
+	return os.Remove(path)
 }
 
 // abandoned reports whether path is a socket on which nobody listens.

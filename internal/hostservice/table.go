@@ -49,9 +49,10 @@ const maxForwards = 100
 // until somebody has repaired the file: Bad says so.
 func (t *Table) Load() error {
 	list, err := t.read(t.File)
-	if err == nil {
+	switch {
+	case err == nil && list != nil:
 		err = t.remember(list)
-	} else {
+	case err != nil:
 		err = fmt.Errorf("%w; repair or remove the file: until then the last good list is in force, and nothing can be added or removed", err)
 		list, _ = t.read(t.lastGood()) // without one there is none
 	}

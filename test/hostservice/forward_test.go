@@ -2,11 +2,13 @@ package hostservice
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -231,6 +233,50 @@ func TestForwards(t *testing.T) {
 		says(t, s, "EOF", "hostnet", "tcp", "127.0.0.1:7000")
 		says(t, s, "db GET /_ping HTTP/1.0", "user", "unix", "/db.sock")
 	})
+	t.Run("all killed, and down", func(t *testing.T) {
+		for _, pid := range family(t, s.Status(t).Daemon.PID) {
+			kill(t, pid)
+		}
+		if _, err := os.Lstat(anywhere); err != nil {
+			t.Fatalf("nothing is left to remove: %v", err)
+		}
+		s.Portolan(t, "down")
+		if _, err := os.Lstat(anywhere); err == nil {
+			t.Errorf("down leaves %s", anywhere)
+		}
+		s.Portolan(t, "up")
+		if list := forwards(t, s); len(list) != count {
+			t.Errorf("after up: %+v", list)
+		}
+	})
+}
+
+// family are the keeper that would start the daemon again, the daemon, and its
+// children, of which the deputy would clean up.
+func family(t *testing.T, daemon int) []int {
+	t.Helper()
+	parent := func(pid int) int {
+		text, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat")) // it may have ended
+		fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+		if len(fields) < 2 {
+			return 0
+		}
+		ppid, _ := strconv.Atoi(fields[1])
+		return ppid
+	}
+	found := []int{parent(daemon)}
+	if command, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(found[0]), "cmdline")); err != nil || !strings.Contains(string(command), "portolan") {
+		t.Fatalf("the daemon's parent is no keeper: %q, %v", command, err)
+	}
+	all, _ := filepath.Glob("/proc/[0-9]*")
+	for _, path := range all {
+		pid, _ := strconv.Atoi(filepath.Base(path))
+		command, _ := os.ReadFile(filepath.Join(path, "cmdline"))
+		if parent(pid) == daemon && strings.Contains(string(command), "\x00deputy") {
+			found = append(found, pid)
+		}
+	}
+	return append(found, daemon)
 }
 
 // checkRefusals tries what would hand an engine or Portolan to containers, and
