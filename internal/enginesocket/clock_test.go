@@ -28,5 +28,9 @@ func TestQuietWhenTheClockJumps(t *testing.T) {
 		if s.busy(jumped.Add(time.Second + quiet)) {
 			t.Errorf("clock set by %v: busy %v after the answer", by, quiet)
 		}
+		s.lasting.Store(true)
+		if !s.busy(jumped.Add(quietLasting)) || s.busy(jumped.Add(time.Second+quietLasting)) {
+			t.Errorf("clock set by %v: a pull that pauses is not busy for %v", by, quietLasting)
+		}
 	}
 }

@@ -160,6 +160,15 @@ func (h *head) maySwitch() bool {
 		(strings.HasSuffix(path, "/attach") || strings.HasPrefix(path, "/exec/") && strings.HasSuffix(path, "/start"))
 }
 
+// lasts reports work whose answer begins at once and ends with it: pull, push,
+// build, load, `docker wait`.
+func (h *head) lasts() bool {
+	path := h.path()
+	return h.method == "POST" && (path == "/images/create" || path == "/images/load" || path == "/build" ||
+		strings.HasPrefix(path, "/images/") && strings.HasSuffix(path, "/push") ||
+		strings.HasPrefix(path, "/containers/") && strings.HasSuffix(path, "/wait"))
+}
+
 // entersSwarm reports `docker swarm init` and `docker swarm join`.
 func (h *head) entersSwarm() bool {
 	path := h.path()

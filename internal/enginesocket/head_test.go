@@ -145,3 +145,25 @@ func FuzzRequest(f *testing.F) {
 		}
 	})
 }
+
+// What a new CA store waits for.
+func TestLasting(t *testing.T) {
+	for request, want := range map[string]bool{
+		"POST /v1.50/images/create?fromImage=x":    true,
+		"POST /images/a/b/push?tag=1":              true,
+		"POST /containers/web/wait":                true,
+		"POST /build":                              true,
+		"POST /images/load?quiet=1":                true,
+		"POST /v1.50/containers/create":            false,
+		"POST /containers/web/start":               false,
+		"GET /containers/web/logs?follow=1":        false,
+		"GET /events":                              false,
+		"GET /images/create":                       false,
+		"POST /networks/create?x=/containers/wait": false,
+	} {
+		method, target, _ := strings.Cut(request, " ")
+		if h := (head{method: method, target: target}); h.lasts() != want {
+			t.Errorf("%s: %v", request, !want)
+		}
+	}
+}

@@ -36,6 +36,7 @@ type session struct {
 	switched atomic.Bool  // to something else than HTTP/1
 	asked    atomic.Int64 // the moment of the last request; 0 for none
 	answered atomic.Int64 // the moment at which the engine last said something
+	lasting  atomic.Bool  // the last request's answer may pause for long
 
 	mu     sync.Mutex // guards what follows
 	open   []io.Closer
@@ -115,6 +116,7 @@ var errSwitched = errors.New("connection was switched")
 
 // request carries one request to the engine.
 func (s *session) request(ctx context.Context, h head) error {
+	s.lasting.Store(h.lasts())
 	waited, err := s.proxy.begin(ctx, s)
 	if err != nil {
 		return err
@@ -255,15 +257,21 @@ var epoch = time.Now()
 // moment is nanoseconds since epoch, never 0.
 func moment(t time.Time) int64 { return int64(t.Sub(epoch)) + 1 }
 
-// quiet is how long an answer must have paused to count as given: where it ends
-// is not looked at.
-const quiet = 3 * time.Second
+// How long an answer must have paused to count as given: where it ends is not
+// looked at.
+const (
+	quiet        = 3 * time.Second
+	quietLasting = 10 * time.Minute // of work that goes on while it has nothing to say
+)
 
 // busy reports whether the end of the engine would cut somebody off who can't
 // just ask again: a stream, a request without an answer, an answer under way.
 func (s *session) busy(now time.Time) bool {
-	asked, answered := s.asked.Load(), s.answered.Load()
-	return s.switched.Load() || asked > answered || answered > 0 && moment(now)-answered < int64(quiet)
+	asked, answered, pause := s.asked.Load(), s.answered.Load(), quiet
+	if s.lasting.Load() {
+		pause = quietLasting
+	}
+	return s.switched.Load() || asked > answered || answered > 0 && moment(now)-answered < int64(pause)
 }
 
 // stamped notes when something was written.
