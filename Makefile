@@ -103,7 +103,7 @@ vm-test: build ## tests on Debian's own kernel in QEMU, as root (some ten minute
 	@CGO_ENABLED=0 $(GO) build -buildvcs=false -o bin/vm-test/toolbox ./internal/testimage/toolbox
 	@CGO_ENABLED=0 $(GO) test -buildvcs=false -c -o bin/vm-test/hostnet.test ./test/hostnet
 	@cd test/hostnet && PORTOLAN_BIN=$(CURDIR)/bin PORTOLAN_TOOLBOX=$(CURDIR)/bin/vm-test/toolbox \
-	 ../../scripts/vm $(CURDIR)/bin/vm-test/hostnet.test -test.run '^TestMesh$$' -test.v
+	 ../../scripts/vm $(CURDIR)/bin/vm-test/hostnet.test -test.run '^TestMesh$$' -test.v -test.timeout 30m
 
 install: build engine cli ## into PREFIX=/usr/local
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/portolan/engine/cli-plugins
