@@ -5,36 +5,27 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // dnsPort is where a resolver listens unless the file says otherwise.
 const dnsPort = 53
 
-// The defaults and limits of glibc (resolv.conf(5), <resolv.h>: RES_TIMEOUT,
-// RES_DFLRETRY, RES_MAXNDOTS, RES_MAXRETRANS, RES_MAXRETRY).
+// The default and the limit of glibc (resolv.conf(5), <resolv.h>: RES_MAXNDOTS).
 const (
-	defaultNDots    = 1
-	defaultTimeout  = 5
-	defaultAttempts = 2
-	maxNDots        = 15
-	maxTimeout      = 30
-	maxAttempts     = 5
+	defaultNDots = 1
+	maxNDots     = 15
 )
 
-// Resolver is a parsed resolv.conf(5). Unlike glibc it keeps more than three
-// servers, and no server means none, not one on the local host.
+// Resolver is a parsed resolv.conf(5), with the options that count here: docs/dns.md
+// says why others do not. Unlike glibc it keeps more than three servers, and no server
+// means none, not one on the local host.
 type Resolver struct {
-	Servers  []netip.AddrPort // in the file's order, without repetitions; zones kept
-	Search   []string         // lower case, no trailing dot; "." is kept
-	NDots    int
-	Timeout  time.Duration
-	Attempts int
-	Rotate   bool
-	UseVC    bool // ask over TCP always
-	EDNS0    bool
-	TrustAD  bool
-	NoAAAA   bool // what resolvers say has no AAAA; the hosts file may
+	Servers []netip.AddrPort // in the file's order, without repetitions; zones kept
+	Search  []string         // lower case, no trailing dot; "." is kept
+	NDots   int
+	Rotate  bool
+	UseVC   bool // ask over TCP always
+	NoAAAA  bool // what resolvers say has no AAAA; the hosts file may
 
 	lines map[netip.AddrPort]int
 }
@@ -46,7 +37,7 @@ func (r Resolver) Line(server netip.AddrPort) int { return r.lines[server] }
 // sense is passed over, and the last search or domain line counts. Beyond glibc a
 // server may name its port: [127.0.0.1]:5353, [::1]:5353 or 127.0.0.1:5353.
 func ParseResolver(text []byte) Resolver {
-	r, number := Resolver{lines: map[netip.AddrPort]int{}, NDots: defaultNDots, Timeout: defaultTimeout * time.Second, Attempts: defaultAttempts}, 0
+	r, number := Resolver{lines: map[netip.AddrPort]int{}, NDots: defaultNDots}, 0
 	for line := range strings.Lines(string(text)) {
 		number++
 		// glibc takes a comment sign in the first column only.
@@ -134,31 +125,16 @@ func (r *Resolver) setOption(option string) {
 	name, value, _ := strings.Cut(option, ":")
 	switch name {
 	case "ndots":
-		r.NDots = clamp(value, r.NDots, 0, maxNDots)
-	case "timeout":
-		r.Timeout = time.Duration(clamp(value, int(r.Timeout/time.Second), 1, maxTimeout)) * time.Second
-	case "attempts":
-		r.Attempts = clamp(value, r.Attempts, 1, maxAttempts)
+		if n, err := strconv.Atoi(value); err == nil {
+			r.NDots = min(max(n, 0), maxNDots)
+		}
 	case "rotate":
 		r.Rotate = true
 	case "use-vc", "usevc", "tcp":
 		r.UseVC = true
-	case "edns0":
-		r.EDNS0 = true
-	case "trust-ad":
-		r.TrustAD = true
 	case "no-aaaa":
 		r.NoAAAA = true
 	}
-}
-
-// clamp reads a number within limits; what is no number leaves the present value.
-func clamp(text string, present, lowest, highest int) int {
-	n, err := strconv.Atoi(text)
-	if err != nil {
-		return present
-	}
-	return min(max(n, lowest), highest)
 }
 
 // normalName is the form in which names are compared: lower case, no final dot.
