@@ -80,10 +80,7 @@ func (t *Table) read(path string) ([]Forward, error) {
 	}
 	var list []Forward
 	if err == nil {
-		err = json.Unmarshal(text, &list)
-	}
-	if err == nil {
-		err = t.checkAll(list)
+		list, err = t.parse(text)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read forwards from %s: %w", path, err)
@@ -91,12 +88,18 @@ func (t *Table) read(path string) ([]Forward, error) {
 	return list, nil
 }
 
-// checkAll puts the listeners of a list in their places.
-func (t *Table) checkAll(list []Forward) error {
+// parse reads a list, and puts its listeners in their places.
+func (t *Table) parse(text []byte) (list []Forward, err error) {
+	if err := json.Unmarshal(text, &list); err != nil {
+		return nil, err
+	}
 	if len(list) > maxForwards {
-		return fmt.Errorf("%d forwards: want %d at most", len(list), maxForwards)
+		return nil, fmt.Errorf("%d forwards: want %d at most", len(list), maxForwards)
 	}
 	for i, f := range list {
+		if f.Listen == (Endpoint{}) || f.To == (Endpoint{}) {
+			return nil, fmt.Errorf("forward %d: want listen and to, such as unix:PATH or tcp:ADDRESS:PORT", i+1)
+		}
 		f, err := t.Places.Place(f)
 		if err == nil && slices.ContainsFunc(list[:i], f.listensAs) {
 			err = fmt.Errorf("listen on %s: another forward does", f.Listen)
@@ -105,11 +108,11 @@ func (t *Table) checkAll(list []Forward) error {
 			err = checkLoop(list[:i], f)
 		}
 		if err != nil {
-			return fmt.Errorf("forward %d: %w", i+1, err)
+			return nil, fmt.Errorf("forward %d: %w", i+1, err)
 		}
 		list[i] = f
 	}
-	return nil
+	return list, nil
 }
 
 // listensAs reports whether two forwards have the same listener.

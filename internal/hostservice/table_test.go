@@ -2,6 +2,7 @@ package hostservice
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
@@ -160,9 +161,11 @@ func TestBadFile(t *testing.T) {
 	}
 	const good = `{"from":"machine","listen":"unix:/run/host-services/db","to":"unix:/srv/db"}`
 	for text, want := range map[string]string{
-		`[`:    "unexpected end of JSON",
-		`{}`:   "cannot unmarshal",
-		`[{}]`: "forward 1: --from",
+		`[`:                                      "unexpected end of JSON",
+		`{}`:                                     "cannot unmarshal",
+		`[{}]`:                                   "forward 1: want listen and to",
+		`[{"from":"machine","listen":"unix:a"}]`: "forward 1: want listen and to",
+		`[{"listen":"unix:a","to":"unix:/b"}]`:   "forward 1: --from",
 		`[` + good + `,{"from":"here","listen":"unix:a","to":"unix:/b"}]`: "forward 2: --from \"here\"",
 		`[{"from":"machine","listen":"udp:a","to":"unix:/b"}]`:            `"udp:a": want unix:PATH`,
 		`[{"from":"machine","listen":"tcp:0.0.0.0:5","to":"unix:/b"}]`:    "127.0.0.1",
@@ -207,4 +210,29 @@ func TestBadFile(t *testing.T) {
 	if list, _ := table.List(); !slices.Equal(list, []Forward{kept, other}) || !slices.Equal(far.listeners, []Endpoint{kept.Listen, other.Listen}) {
 		t.Errorf("after the repair: %v, the machine has %v", list, far.listeners)
 	}
+}
+
+// What is in force can be written and read again.
+func FuzzList(f *testing.F) {
+	for _, seed := range []string{
+		`[{"from":"machine","listen":"unix:a","to":"tcp:127.0.0.1:7"},{"from":"host","listen":"tcp:[::1]:7","to":"unix:/a"}]`,
+		`[{"from":"host","listen":"unix:/a/b","to":"unix:/b"},{"from":"host","listen":"unix:/a/b","to":"unix:/b"}]`, `null`, `[{}]`, `[`,
+		`[{"from":"host","listen":"unix:00"}]`, `[{"from":"machine","to":"unix:/00"}]`,
+	} {
+		f.Add([]byte(seed))
+	}
+	table := &Table{Places: places}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		list, err := table.parse(text)
+		if err != nil {
+			return
+		}
+		written, err := json.Marshal(list)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again, err := table.parse(written); err != nil || !slices.Equal(again, list) {
+			t.Errorf("%s is %v, and that is %v, %v", text, list, again, err)
+		}
+	})
 }
