@@ -206,9 +206,9 @@ func checkTimes(t *testing.T, s *stage.Stage) {
 			} else {
 				t.Logf("%s: on the host after %s", args[0], took)
 			}
-			began := time.Now()
 			s.Docker(t, "kill", "quick")
-			if took := listening(t, s, 8090, false).Sub(began); took > 5*promised {
+			gone := listening(t, s, 8090, false)
+			if took := gone.Sub(endedAt(t, s, "quick")); took > 5*promised {
 				t.Errorf("%s: gone from the host after %s, %s is promised", args[0], took, promised)
 			} else {
 				t.Logf("%s: gone from the host after %s", args[0], took)
@@ -216,6 +216,17 @@ func checkTimes(t *testing.T, s *stage.Stage) {
 			s.Docker(t, "rm", "-f", "quick")
 		}
 	}
+}
+
+// endedAt is when the engine saw the container's process end.
+func endedAt(t *testing.T, s *stage.Stage, container string) time.Time {
+	t.Helper()
+	text := s.Docker(t, "inspect", "-f", "{{.State.FinishedAt}}", container)
+	at, err := time.Parse(time.RFC3339Nano, text)
+	if err != nil || at.IsZero() {
+		t.Fatalf("%s ended at %q: %v", container, text, err)
+	}
+	return at
 }
 
 // loggedAt is when the container first wrote a line with word.
