@@ -106,16 +106,8 @@ func (d *daemon) endLost(ctx context.Context, log *slog.Logger) {
 	var known lostAddresses
 	for {
 		var again <-chan time.Time
-		if have := d.families.addrs.Load(); have != nil {
-			lost, next := known.look(time.Now(), *have)
-			for _, addr := range lost {
-				if n := relay.ResetFrom(addr); n > 0 {
-					log.Info("connections ended: the host has lost their address", "addr", addr, "count", n)
-				}
-			}
-			if next > 0 {
-				again = time.After(next)
-			}
+		if next := known.end(log); next > 0 {
+			again = time.After(next)
 		}
 		select {
 		case <-ctx.Done():
@@ -124,4 +116,22 @@ func (d *daemon) endLost(ctx context.Context, log *slog.Logger) {
 		case <-again:
 		}
 	}
+}
+
+// end looks once, and returns when to look again unless something changes, or 0. It
+// asks for the addresses of this moment: a daemon that was stopped for a while would
+// otherwise believe that one is away which has long come back.
+func (l *lostAddresses) end(log *slog.Logger) (next time.Duration) {
+	have, err := lookAtAddresses()
+	if err != nil {
+		log.Debug("addresses of the host are not known", "err", err)
+		return tunnelAway
+	}
+	lost, next := l.look(time.Now(), have)
+	for _, addr := range lost {
+		if n := relay.ResetFrom(addr); n > 0 {
+			log.Info("connections ended: the host has lost their address", "addr", addr, "count", n)
+		}
+	}
+	return next
 }

@@ -129,10 +129,15 @@ func TestHostChanges(t *testing.T) {
 		works(t, s, lab.HostV4)
 	})
 	t.Run("another address", func(t *testing.T) {
+		s.Serve(t, "echo", []string{"-p", "7000:7"}, "echo-tcp")
+		conn := connect(t, s.Lab.Neighbour, hostPort(lab.HostV4, 7000))
+		echoes(t, conn)
 		set(t, append([]string{"ip addr flush dev lan0 scope global"}, "ip addr add "+otherV4+"/24 dev lan0", routes[0])...)
 		works(t, s, otherV4)
+		time.Sleep(3 * time.Second) // more than what a tunnel's address may be away
 		set(t, append(append([]string{"ip addr flush dev lan0 scope global"}, addresses...), routes...)...)
 		works(t, s, lab.HostV4)
+		echoes(t, conn) // the interface was there: its connections wait
 	})
 	t.Run("interface replaced", func(t *testing.T) {
 		set(t, append(append([]string{
