@@ -66,7 +66,7 @@ func dialThrough(proxy, addr string) (net.Conn, error) {
 		return nil, err
 	}
 	// The server says nothing unasked, so nothing of it is read here.
-	answer, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: http.MethodConnect})
+	answer, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: http.MethodConnect}) //nolint:bodyclose // a tunnel has no body
 	if err != nil {
 		return nil, err
 	}

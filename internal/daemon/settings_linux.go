@@ -161,7 +161,7 @@ func (d *daemon) tellBuilds() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err := d.writeSpecLocked(); err != nil {
-		d.Log.Warn("steps of builds do not follow "+settings.KeyCertInside, "err", err)
+		d.Log.Warn("steps of builds do not follow the setting of certificates", "err", err)
 	}
 }
 

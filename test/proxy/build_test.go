@@ -26,7 +26,7 @@ func buildDir(t *testing.T, s *stage.Stage, name, lines string) string {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM "+testimage.Name+"\n"+lines), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM "+testimage.Name+"\n"+lines), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	return dir

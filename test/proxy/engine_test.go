@@ -101,6 +101,10 @@ func TestUserBehindProxy(t *testing.T) {
 		s.Portolan(t, "settings", "set", group+".mode", "manual")
 	}
 	checkVariables(t, s, nil)
+	s.Portolan(t, "settings", "set", "portolan.containerCertificates", "true")
+	if out := build(t, s, "trusting", "RUN [\"/bin/busybox\", \"sh\", \"-c\", \"head -n 1 $SSL_CERT_FILE\"]\n"); !strings.Contains(out, "BEGIN CERTIFICATE") {
+		t.Errorf("a step of a build has no certificates:\n%s", out)
+	}
 	pid := dockerdPID(t, s)
 	certs := filepath.Join(etc, "docker/certs.d", registryName)
 	if err := os.MkdirAll(certs, 0o755); err != nil {
