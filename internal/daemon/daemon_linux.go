@@ -245,8 +245,9 @@ func (d *daemon) serveRound(ctx context.Context) error {
 	return group.Wait()
 }
 
-// readyTimeout bounds how long the engine may take to answer.
-const readyTimeout = 60 * time.Second
+// readyTimeout bounds how long the engine may take to answer: three seconds mostly,
+// a minute on a cold disk of a slow and busy computer.
+const readyTimeout = 2 * time.Minute
 
 // agentPoll is how often a start looks whether the agent can live. It can't be
 // asked before it has reported, and its death is seen by PID 1 alone, in the log.
