@@ -46,6 +46,7 @@ func TestRootless(t *testing.T) {
 		{"a privileged container", checkPrivileged},
 		{"a killed daemon", checkKilled},
 		{"a killed helper", checkHelperKilled},
+		{"another subnet", checkMove},
 		{"another profile, in swarm mode", checkSwarm},
 	} {
 		t.Run(part.name, func(t *testing.T) { part.check(t, s) })
