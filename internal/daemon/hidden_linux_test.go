@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/portolan-net/portolan/internal/dns"
 	"github.com/portolan-net/portolan/internal/portolan"
@@ -62,6 +63,7 @@ func TestAbsenceIsWhatTheKernelSays(t *testing.T) {
 	}
 	addr, err := netlink.ParseAddr("2001:db8::10/64")
 	must(err)
+	addr.Flags = unix.IFA_F_NODAD
 	must(netlink.AddrAdd(link, addr))
 	if third := look(); third.v6 != (absence{}) {
 		t.Errorf("with an address: %+v", third.v6)
