@@ -47,8 +47,9 @@ func wantsNTLM(answer *http.Response) bool {
 // offered looks for a scheme among those that a proxy offers, and returns what
 // stands behind it.
 func offered(answer *http.Response, scheme string) (rest string, ok bool) {
-	for _, offer := range answer.Header.Values("Proxy-Authenticate") {
-		if name, rest, _ := strings.Cut(strings.TrimSpace(offer), " "); strings.EqualFold(strings.TrimSuffix(name, ","), scheme) {
+	offers := strings.Join(answer.Header.Values("Proxy-Authenticate"), ",")
+	for offer := range strings.SplitSeq(offers, ",") {
+		if name, rest, _ := strings.Cut(strings.TrimSpace(offer), " "); strings.EqualFold(name, scheme) {
 			return strings.TrimSpace(rest), true
 		}
 	}

@@ -112,3 +112,23 @@ func FuzzChallenge(f *testing.F) {
 		}
 	})
 }
+
+func TestOffered(t *testing.T) {
+	for _, c := range []struct {
+		headers      []string
+		ntlm, offers bool
+	}{
+		{[]string{"NTLM"}, true, true},
+		{[]string{"Negotiate, ntlm"}, true, true},
+		{[]string{"Negotiate", "NTLM abc="}, true, true},
+		{[]string{"Basic realm=\"a, NTLM\"", "NTLM"}, true, false},
+		{[]string{"Basic realm=\"NTLM\""}, false, false},
+		{[]string{"Negotiate"}, false, false},
+		{nil, false, false},
+	} {
+		answer := &http.Response{StatusCode: http.StatusProxyAuthRequired, Header: http.Header{"Proxy-Authenticate": c.headers}}
+		if _, ok := offered(answer, ntlmScheme); ok != c.ntlm || wantsNTLM(answer) != c.offers {
+			t.Errorf("%q: offered %v, wanted %v", c.headers, ok, wantsNTLM(answer))
+		}
+	}
+}
