@@ -116,6 +116,8 @@ func route(t *testing.T, s *stage.Stage, network, via string) {
 func checkClients(t *testing.T, s *stage.Stage) {
 	s.Docker(t, "network", "create", "mine")
 	t.Cleanup(func() { s.Docker(t, "network", "rm", "mine") })
+	s.Docker(t, "run", "-d", "--name", "other", testimage.Name, "sleep", "1h")
+	t.Cleanup(func() { s.Docker(t, "rm", "-f", "other") })
 	for i, network := range []string{"bridge", "mine"} {
 		port := uint16(8080 + i)
 		s.Serve(t, "web-"+network, []string{"--network", network, "-p", fmt.Sprintf("%d:80", port)}, "web")
@@ -127,6 +129,9 @@ func checkClients(t *testing.T, s *stage.Stage) {
 			sees(t, s.Lab.Neighbour, hostPort(f.lan, port), f.neighbour)
 			for _, addr := range []string{f.loopback, f.lan, f.alias} {
 				sees(t, s.Lab.Host, hostPort(addr, port), f.hostSeen)
+			}
+			for _, addr := range []string{f.hostSeen, f.lan} {
+				seesOther(t, s, addr, port)
 			}
 		}
 	}
@@ -160,6 +165,24 @@ func sees(t *testing.T, node *lab.Node, addr, want string) {
 	got, err := stage.Ask(t, node, addr, "who am I")
 	if client, _ := netip.ParseAddrPort(got); err != nil || client.Addr().String() != want {
 		t.Errorf("UDP from the %s to %s: the container sees %q (%v), want %s", node.Name, addr, got, err, want)
+	}
+}
+
+// seesOther is sees for a container that comes by way of the host: by
+// host.docker.internal, it may be of the other family there.
+func seesOther(t *testing.T, s *stage.Stage, addr string, port uint16) {
+	t.Helper()
+	isHost := func(text string) bool {
+		client, err := netip.ParseAddr(text)
+		host := s.Status(t).Link.Host()
+		return err == nil && (client == host.V4 || client == host.V6)
+	}
+	if got := s.Exec(t, "other", "get", "http://"+hostPort(addr, port)+"/ip"); !isHost(strings.TrimSpace(got.Body)) {
+		t.Errorf("TCP from another container to %s: the container sees %+v, want host.docker.internal", addr, got)
+	}
+	got := s.Exec(t, "other", "dial", "udp", hostPort(addr, port), "-send", "8")
+	if client, err := netip.ParseAddrPort(strings.TrimSpace(got.Body)); err != nil || !isHost(client.Addr().String()) {
+		t.Errorf("UDP from another container to %s: the container sees %+v, want host.docker.internal", addr, got)
 	}
 }
 
