@@ -117,7 +117,7 @@ func takeSocket(conn datapath.Conn) (end, error) {
 		if err != nil {
 			return end{}, err
 		}
-		tune(fd)
+		_ = c.Tune() // not closed: it was lent just now
 		return end{fd: fd, tcp: true, owner: c}, nil
 	case *net.TCPConn:
 		detached, err := socket.Detach(c)
@@ -192,7 +192,7 @@ func (f *flow) step(h *half, src, dst *end) (more bool, err error) {
 			return false, err
 		case h.chunk.n == 0:
 			h.over = true
-			return false, passEnd(src, dst)
+			return false, f.passEnd(src, dst)
 		}
 	}
 	return false, nil
@@ -255,12 +255,15 @@ func (h *half) fill(src *end, scratch []byte) error {
 
 // passEnd passes src's FIN on, unless it was in truth an RST whose error the
 // opposite direction's write has taken: a FIN alone never leaves a socket in
-// state CLOSE while we have not sent ours.
-func passEnd(src, dst *end) error {
+// state CLOSE while we have not sent ours. The second FIN is that of close.
+func (f *flow) passEnd(src, dst *end) error {
 	if src.tcp && !src.shut && isClosed(src.fd) {
 		return unix.ECONNRESET
 	}
 	dst.shut = true
+	if src.shut && f.halves[0].over && f.halves[1].over {
+		return nil
+	}
 	return unix.Shutdown(dst.fd, unix.SHUT_WR)
 }
 

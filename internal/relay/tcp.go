@@ -4,7 +4,6 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/portolan-net/portolan/internal/datapath"
 )
@@ -25,16 +24,6 @@ import (
 // Where one is something else, TLS to a proxy for example, each direction is a
 // goroutine that copies; one that has passed a FIN on watches for an RST of the
 // side it has read from.
-
-// Keep-alive asks an idle peer often enough that home routers and VPN gateways
-// keep their state (most drop it after five minutes or more), and ends a flow
-// only after eleven minutes without an answer, as Linux does by default: a
-// laptop that slept or changed its network shortly loses nothing.
-const (
-	keepAliveIdle     = 2 * time.Minute
-	keepAliveInterval = 75 * time.Second
-	keepAliveCount    = 9
-)
 
 // Stats counts the bytes that were written, each way.
 type Stats struct {

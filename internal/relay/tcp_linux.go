@@ -2,35 +2,12 @@ package relay
 
 import (
 	"net"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/portolan-net/portolan/internal/datapath"
 	"github.com/portolan-net/portolan/internal/socket"
 )
-
-// notSent bounds what the kernel queues unsent for a peer that reads slowly
-// (tcp(7), TCP_NOTSENT_LOWAT). It is a little more than one full pipe, so that a
-// bulk transfer always has something to send.
-const notSent = 2 * pipeSize
-
-// tune sets what every relayed TCP socket gets. Where the kernel refuses, the flow
-// is carried all the same.
-func tune(fd int) {
-	for _, option := range [...]struct{ level, name, value int }{
-		{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
-		{unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, notSent},
-		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int(keepAliveIdle / time.Second)},
-		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int(keepAliveInterval / time.Second)},
-		{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, keepAliveCount},
-		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
-		// Urgent data goes on as what nearly all programs take it for: a byte of the stream.
-		{unix.SOL_SOCKET, unix.SO_OOBINLINE, 1},
-	} {
-		_ = unix.SetsockoptInt(fd, option.level, option.name, option.value)
-	}
-}
 
 // ordinary returns conn as one that can be read and written by package net,
 // tuned.
@@ -44,7 +21,7 @@ func ordinary(conn datapath.Conn) datapath.Conn {
 	}
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		if raw, err := tcp.SyscallConn(); err == nil {
-			_ = raw.Control(func(fd uintptr) { tune(int(fd)) }) // fails on a closed one only
+			_ = raw.Control(func(fd uintptr) { socket.Tune(int(fd)) }) // fails on a closed one only
 		}
 	}
 	return conn

@@ -74,7 +74,7 @@ type UDPConfig struct {
 // UDP is the table of associations. Its methods are safe for concurrent use.
 type UDP struct {
 	cfg     UDPConfig
-	readers sync.WaitGroup // one for each association, and the janitor
+	running sync.WaitGroup // one for each open socket, and the janitor
 	done    chan struct{}  // closed by Close
 	short   scarce.Seldom
 	filled  chan struct{} // tells the janitor that the table is no longer empty
@@ -102,11 +102,10 @@ type udpPort struct {
 
 // association is one host socket.
 type association struct {
-	key   udpKey
-	conn  *net.UDPConn
-	raw   syscall.RawConn // conn's
-	began time.Time
-	ended atomic.Bool
+	key    udpKey
+	socket *udpSocket
+	began  time.Time
+	ended  atomic.Bool
 
 	// Guarded by UDP.mu.
 	last     time.Time
@@ -141,7 +140,7 @@ func NewUDP(cfg UDPConfig) *UDP {
 		stream: list.New(),
 		shares: make(map[netip.Prefix]*list.List),
 	}
-	u.readers.Go(u.expireAll)
+	u.running.Go(u.expireAll)
 	return u
 }
 
@@ -159,7 +158,7 @@ func (u *UDP) Close() error {
 	for _, a := range open {
 		a.end()
 	}
-	u.readers.Wait()
+	u.running.Wait()
 	return nil
 }
 
@@ -219,23 +218,23 @@ func (u *UDP) obtain(source, peer netip.AddrPort) (*association, error) {
 	return a, nil
 }
 
-// addLocked makes room if need be, opens a socket and starts its reader. When
-// the host has none left it makes room for the next datagram; this one is lost.
+// addLocked makes room if need be, and opens a socket that is read. When the host has none left it makes room for the next datagram; this one is lost.
 func (u *UDP) addLocked(key udpKey) (*association, error) {
 	u.makeRoomLocked(key.source.Addr())
-	conn, err := listenUDP(key.six, u.cfg.Ports)
+	opened, err := listenUDP(key.six, u.cfg.Ports)
 	if scarce.Exhausted(err) && len(u.table) > 0 {
 		u.endLocked(u.oldestLocked())
 	}
 	if err != nil {
 		return nil, err
 	}
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return nil, errors.Join(err, conn.Close())
-	}
 	now := time.Now()
-	a := &association{key: key, conn: conn, raw: raw, began: now, last: now, in: u.fresh}
+	a := &association{key: key, socket: opened, began: now, last: now, in: u.fresh}
+	u.running.Add(1)
+	if err := opened.start(u, a); err != nil {
+		u.running.Done()
+		return nil, err
+	}
 	a.place = u.fresh.PushBack(a)
 	u.joinLocked(a)
 	u.own[a.port()] = struct{}{}
@@ -245,10 +244,6 @@ func (u *UDP) addLocked(key udpKey) (*association, error) {
 		default:
 		}
 	}
-	u.readers.Go(func() {
-		u.read(a)
-		_ = conn.Close() // a datagram socket has nothing left to say
-	})
 	return a, nil
 }
 
@@ -277,16 +272,13 @@ func (u *UDP) endLocked(a *association) {
 }
 
 // port is the host's port of a.
-func (a *association) port() udpPort {
-	local, _ := a.conn.LocalAddr().(*net.UDPAddr) // what listenUDP returns
-	return udpPort{local.AddrPort().Port(), a.key.six}
-}
+func (a *association) port() udpPort { return udpPort{a.socket.port, a.key.six} }
 
-// end makes the reader stop, which closes the socket. Closing it here could
-// wait for a reader that waits for the table's lock, or for its own callback.
+// end makes whoever reads the socket close it. Closing it here could wait for a
+// reader that waits for the table's lock, or for its own callback.
 func (a *association) end() {
 	a.ended.Store(true)
-	_ = a.conn.SetReadDeadline(time.Unix(1, 0)) // fails only when the reader has stopped
+	a.socket.stop()
 }
 
 // arrived tells whether a datagram from peer may pass to a's source.

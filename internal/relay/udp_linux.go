@@ -1,15 +1,17 @@
 package relay
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/portolan-net/portolan/internal/mmsg"
+	"github.com/portolan-net/portolan/internal/poll"
+	"github.com/portolan-net/portolan/internal/socket"
 	"github.com/portolan-net/portolan/internal/system"
 )
 
@@ -24,43 +26,109 @@ func defaultMax() int {
 	return int(max(least, min(most, limit.Cur/2)))
 }
 
+// udpSocket is a socket of the host that a loop watches. Go's poller would wake
+// for each datagram that has left, too.
+type udpSocket struct {
+	port  uint16
+	table *UDP
+	of    *association
+	loop  *poll.Loop
+	id    int32
+
+	fd int // open while it has users
+
+	mu    sync.Mutex // guards users
+	users int        // the loop, and whoever sends
+}
+
 // listenUDP opens an unbound-address socket on a port of the kernel's choice,
 // out of those that ports leaves it, that learns which of its peers refused
 // (ip(7), IP_RECVERR).
-func listenUDP(six bool, ports *system.Outgoing) (*net.UDPConn, error) {
-	network := "udp4"
+func listenUDP(six bool, ports *system.Outgoing) (*udpSocket, error) {
+	family, wildcard := unix.AF_INET, netip.IPv4Unspecified()
 	if six {
-		network = "udp6"
+		family, wildcard = unix.AF_INET6, netip.IPv6Unspecified()
 	}
-	lc := net.ListenConfig{Control: ports.Control}
-	opened, err := lc.ListenPacket(context.Background(), network, "") //nolint:forbidigo // there is no name to wait for
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
+		return nil, fmt.Errorf("socket: %w", err)
+	}
+	ports.Apply(fd)
+	local, err := bindUDP(fd, six, netip.AddrPortFrom(wildcard, 0))
+	if err != nil {
+		_ = unix.Close(fd)
 		return nil, err
 	}
-	conn := opened.(*net.UDPConn)
-	raw, err := conn.SyscallConn()
-	if err == nil {
-		ctlErr := raw.Control(func(fd uintptr) { err = tuneUDP(int(fd), six) })
-		err = errors.Join(ctlErr, err)
-	}
-	if err != nil {
-		return nil, errors.Join(err, conn.Close())
-	}
-	return conn, nil
+	return &udpSocket{fd: fd, port: local.Port(), users: 1}, nil
 }
 
-func tuneUDP(fd int, six bool) error {
-	if err := queueErrors(fd, six); err != nil {
-		return err
+// bindUDP prepares a socket and returns the address that it got.
+func bindUDP(fd int, six bool, to netip.AddrPort) (local netip.AddrPort, err error) {
+	if six {
+		err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1)
 	}
-	// Go allows broadcasts on every datagram socket; a container's must not
-	// reach the LAN, as they would not through a router.
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BROADCAST, 0); err != nil {
-		return fmt.Errorf("set SO_BROADCAST: %w", err)
+	if err = errors.Join(err, queueErrors(fd, six)); err != nil {
+		return local, err
 	}
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, udpBuffer) // capped, never refused
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, udpBuffer)
+	if err := unix.Bind(fd, socket.Sockaddr(to)); err != nil {
+		return local, fmt.Errorf("bind: %w", err)
+	}
+	return socket.LocalAddr(fd)
+}
+
+// start lets a loop tell what a's socket receives, until stop. Whatever comes of
+// it, the socket need not be closed by the caller.
+func (s *udpSocket) start(u *UDP, a *association) error {
+	s.table, s.of = u, a
+	if s.loop = poll.Next(); s.loop == nil {
+		s.release()
+		return unix.EMFILE
+	}
+	s.id = s.loop.Add(s)
+	if err := s.loop.Watch(s.id, 0, s.fd, unix.EPOLLIN); err != nil {
+		s.loop.Remove(s.id)
+		s.release()
+		return err
+	}
 	return nil
+}
+
+// stop makes the loop give the socket up.
+func (s *udpSocket) stop() {
+	s.loop.Do(func() {
+		s.loop.Unwatch(s.fd)
+		s.loop.Remove(s.id)
+		s.release()
+		s.table.running.Done()
+	})
+}
+
+// use keeps fd open until release, and fails when it is closed.
+func (s *udpSocket) use() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.users == 0 {
+		return false
+	}
+	s.users++
+	return true
+}
+
+func (s *udpSocket) release() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.users--; s.users == 0 {
+		_ = unix.Close(s.fd) // a datagram socket has nothing left to say
+	}
+}
+
+// Ready implements poll.Watcher.
+func (s *udpSocket) Ready(int32, uint32) {
+	b := batches.get()
+	defer batches.put(b)
+	s.table.readReady(s.of, uintptr(s.fd), b)
 }
 
 // sendAttempts of a datagram: an error may be that of an earlier one to another
@@ -69,12 +137,12 @@ const sendAttempts = 3
 
 // send sends datagrams without blocking, and returns the first error of one.
 func (u *UDP) send(a *association, peer netip.AddrPort, payloads [][]byte) error {
-	var first error
-	if err := a.raw.Control(func(fd uintptr) { first = u.sendAll(a, fd, peer, payloads) }); err != nil {
+	if !a.socket.use() {
 		return net.ErrClosed
 	}
-	if first != nil {
-		return fmt.Errorf("send to %s: %w", peer, first)
+	defer a.socket.release()
+	if err := u.sendAll(a, uintptr(a.socket.fd), peer, payloads); err != nil {
+		return fmt.Errorf("send to %s: %w", peer, err)
 	}
 	return nil
 }
@@ -117,35 +185,26 @@ func (u *UDP) drainErrors(a *association, fd int) {
 	u.readErrors(a, fd, buf[:])
 }
 
-// read passes on what arrives on a's socket until it is closed.
-func (u *UDP) read(a *association) {
-	_ = a.raw.Read(func(fd uintptr) bool { // its error says that the socket is closed
-		b := batches.get()
-		defer batches.put(b)
-		return !u.readReady(a, fd, b)
-	})
-}
-
-// readReady takes everything that is there now; false means that the
-// association has ended.
-func (u *UDP) readReady(a *association, fd uintptr, b *mmsg.Batch) bool {
-	for !a.ended.Load() {
+// readReady takes what is there now, a few batches at a time: the loop tells of
+// what is left.
+func (u *UDP) readReady(a *association, fd uintptr, b *mmsg.Batch) {
+	for range turn {
+		if a.ended.Load() {
+			return
+		}
 		n, err := b.Receive(fd)
 		switch {
 		case err == nil:
 			u.pass(a, b, n)
 			if n < b.Slots() {
-				return true // what comes now wakes the reader again
+				return
 			}
-		case errors.Is(err, unix.EBADF), errors.Is(err, unix.ENOTSOCK):
-			return false
 		default: // EAGAIN, or the error of one peer; the queue says whose
 			if !u.readErrors(a, int(fd), b.Buffer()) && err == unix.EAGAIN {
-				return true
+				return
 			}
 		}
 	}
-	return false
 }
 
 // pass gives the n datagrams of b to Reply, those of one peer that follow each

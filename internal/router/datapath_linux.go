@@ -17,6 +17,7 @@ import (
 	"github.com/portolan-net/portolan/internal/datapath"
 	"github.com/portolan-net/portolan/internal/portolan"
 	"github.com/portolan-net/portolan/internal/scarce"
+	"github.com/portolan-net/portolan/internal/socket"
 )
 
 // Datapath carries the machine's flows with the descriptors of a helper. It
@@ -31,7 +32,7 @@ type Datapath struct {
 
 	tun  *descriptor
 	tcp  [2]*descriptor // listeners for IPv4, IPv6
-	udp  [2]*os.File    // IPv4, IPv6
+	udp  [2]*descriptor // IPv4, IPv6
 	own  []netip.Addr   // the router's addresses
 	last netip.Addr     // the link's IPv4 broadcast address
 
@@ -79,7 +80,8 @@ func (d *Datapath) adopt(fds []int) error {
 	d.tun = &descriptor{fd: fds[0]}
 	for i := range d.tcp {
 		d.tcp[i] = &descriptor{fd: fds[1+i]}
-		d.udp[i] = os.NewFile(uintptr(fds[3+i]), "router")
+		socket.TuneListener(fds[1+i])
+		d.udp[i] = &descriptor{fd: fds[3+i]}
 	}
 	for _, k := range listenerKinds {
 		if err := d.pool.fill(k); err != nil {
@@ -154,13 +156,10 @@ func broadcast(p netip.Prefix) netip.Addr {
 // is gone. It returns when every flow has ended. It is called once.
 func (d *Datapath) Run(ctx context.Context, handler datapath.Handler) error {
 	tasks, ctx := errgroup.WithContext(ctx)
-	defer context.AfterFunc(ctx, d.interrupt)()
 	held := newHeldTable(&d.networks)
 	held.handler, held.write, held.refuse, held.log = handler, d.writeSlow, d.refuseTCP, d.log
 	tasks.Go(func() error { return d.serveSlow(ctx, handler, held) })
-	for i := range d.udp {
-		tasks.Go(func() error { return d.readUDP(ctx, d.udp[i], handler) })
-	}
+	tasks.Go(func() error { return d.serveUDP(ctx, handler) })
 	tasks.Go(func() error { return d.pool.run(ctx) })
 	tasks.Go(func() error { return d.replies.run(ctx) })
 	err := tasks.Wait()
@@ -182,14 +181,6 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// interrupt ends every wait of Run.
-func (d *Datapath) interrupt() {
-	past := time.Unix(1, 0)
-	for i := range d.udp {
-		_ = d.udp[i].SetReadDeadline(past)
-	}
-}
-
 // Stop tells the helper to end, and with it the router once the machine is gone.
 func (d *Datapath) Stop() error {
 	_, err := d.helper.request(wordStop)
@@ -203,12 +194,12 @@ func (d *Datapath) Close() error {
 	d.replies.close()
 	d.pool.close()
 	var err error
-	for _, watched := range []*descriptor{d.tun, d.tcp[0], d.tcp[1]} {
+	for _, watched := range []*descriptor{d.tun, d.tcp[0], d.tcp[1], d.udp[0], d.udp[1]} {
 		if watched != nil {
 			err = errors.Join(err, watched.Close())
 		}
 	}
-	for _, file := range []*os.File{d.namespaces[0], d.namespaces[1], d.udp[0], d.udp[1]} {
+	for _, file := range d.namespaces {
 		if file != nil {
 			err = errors.Join(err, file.Close())
 		}

@@ -70,6 +70,9 @@ func (p *pool) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case k := <-p.low:
+			if !p.isLow(k) {
+				continue // it was asked for while the last ones were fetched
+			}
 			if err := p.fill(k); err != nil {
 				p.log.Error("refill socket pool", "kind", k, "error", err)
 			}
@@ -77,9 +80,13 @@ func (p *pool) run(ctx context.Context) error {
 	}
 }
 
+// isLow reports whether it is time to fetch more, in a batch that is worth a round
+// trip.
+func (p *pool) isLow(k kind) bool { return len(p.ready[k]) <= poolSize/2 }
+
 // take returns a socket that is ready, if there is one.
 func (p *pool) take(k kind) (int, bool) {
-	if len(p.ready[k]) <= poolSize/2 {
+	if p.isLow(k) {
 		select {
 		case p.low <- k:
 		default: // it will be asked for again

@@ -6,13 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/portolan-net/portolan/internal/datapath"
-	"github.com/portolan-net/portolan/internal/poll"
 	"github.com/portolan-net/portolan/internal/portolan"
 	"github.com/portolan-net/portolan/internal/socket"
 )
@@ -24,89 +22,33 @@ import (
 // connection accepted without another thread to be woken. Whatever has to wait,
 // such as a dial of another computer, does so elsewhere.
 const (
-	tagSlow      = 2  // of slow0's events; a listener's tag is its index
+	tagSlow      = 2  // of slow0's events; the others are those of listeners
 	packetsTaken = 16 // at a time, then others have their turn
 	// acceptPause is how long an accept waits for others to give something back.
 	acceptPause = 100 * time.Millisecond
 )
 
-// slowReader is what the loop tells of packets and connections. Its fields are the
-// loop thread's own.
+// slowReader hears of packets and connections. Its fields are the loop thread's
+// own.
 type slowReader struct {
 	*Datapath
+	watched
+
 	ctx     context.Context //nolint:containedctx // of a Run; it ends what its flows begin
-	loop    *poll.Loop
-	id      int32
 	handler datapath.Handler
 	held    *heldTable
 	packet  []byte
 	parts   reassembler
-	failed  chan error // has room for one
-	ended   bool
 }
 
 // serveSlow takes what the packet filter routes into slow0, and the connections
 // that come of it, until ctx ends.
 func (d *Datapath) serveSlow(ctx context.Context, handler datapath.Handler, held *heldTable) error {
-	loop := poll.Next()
-	if loop == nil {
-		return errors.New("watch the router: descriptors or memory are short")
-	}
 	r := &slowReader{
-		Datapath: d, ctx: ctx, loop: loop, handler: handler, held: held,
-		packet: make([]byte, maxPacket+1), failed: make(chan error, 1),
+		Datapath: d, watched: watched{all: []*descriptor{d.tcp[0], d.tcp[1], d.tun}},
+		ctx: ctx, handler: handler, held: held, packet: make([]byte, maxPacket+1),
 	}
-	r.id = loop.Add(r)
-	defer r.end()
-	for i := range d.tcp {
-		if err := r.watch(i, d.tcp[i]); err != nil {
-			return err
-		}
-	}
-	if err := r.watch(tagSlow, d.tun); err != nil {
-		return err
-	}
-	select {
-	case <-ctx.Done():
-		return nil
-	case err := <-r.failed:
-		return err
-	}
-}
-
-func (r *slowReader) watch(tag int, d *descriptor) (err error) {
-	closed := d.Control(func(fd uintptr) { err = r.loop.Watch(r.id, int32(tag), int(fd), unix.EPOLLIN) })
-	if err := errors.Join(closed, err); err != nil {
-		return fmt.Errorf("watch the router: %w", err)
-	}
-	return nil
-}
-
-func (r *slowReader) unwatch(d *descriptor) {
-	_ = d.Control(func(fd uintptr) { r.loop.Unwatch(int(fd)) }) // the helper has it, too: its close is not enough
-}
-
-// end returns when the loop's thread has nothing more to do with r.
-func (r *slowReader) end() {
-	done := make(chan struct{})
-	r.loop.Do(func() {
-		defer close(done)
-		r.ended = true
-		for _, d := range []*descriptor{r.tun, r.tcp[0], r.tcp[1]} {
-			r.unwatch(d)
-		}
-		r.loop.Remove(r.id)
-	})
-	<-done
-}
-
-// fail makes serveSlow return, once; d is heard of no more.
-func (r *slowReader) fail(d *descriptor, err error) {
-	r.unwatch(d)
-	select {
-	case r.failed <- err:
-	default:
-	}
+	return r.serve(ctx, r)
 }
 
 // Ready implements poll.Watcher.
@@ -132,14 +74,7 @@ func (r *slowReader) accept(listener *descriptor) {
 		if r.short.Now() {
 			r.log.Warn("connections of containers wait for descriptors", "error", err)
 		}
-		r.unwatch(listener)
-		r.loop.After(acceptPause, func() { // until a flow ends
-			if !r.ended {
-				if err := r.watch(slices.Index(r.tcp[:], listener), listener); err != nil {
-					r.fail(listener, err)
-				}
-			}
-		})
+		r.pause(listener, acceptPause) // until a flow ends
 	default:
 		r.fail(listener, fmt.Errorf("accept connection of the machine: %w", err))
 	}

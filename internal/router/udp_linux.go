@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -35,34 +33,36 @@ func original(b *mmsg.Batch, i int) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// readUDP passes datagrams of one family to the handler, until ctx ends.
-func (d *Datapath) readUDP(ctx context.Context, file *os.File, handler datapath.Handler) error {
-	raw, err := file.SyscallConn()
-	if err != nil {
-		return fmt.Errorf("read UDP listener: %w", err)
-	}
-	b, payloads := mmsg.NewBatch(udpBatch, udpRoom, udpControl), make([][]byte, 0, udpBatch)
-	for ctx.Err() == nil {
-		n, err := waitBatch(raw, b)
-		if ctx.Err() != nil {
-			break
-		}
-		if err != nil {
-			return fmt.Errorf("read UDP listener: %w", err)
-		}
-		d.deliverUDP(handler, b, n, payloads)
-	}
-	return nil
+// udpReader hears of datagrams. Its fields are the loop thread's own.
+type udpReader struct {
+	*Datapath
+	watched
+
+	handler  datapath.Handler
+	batch    *mmsg.Batch
+	payloads [][]byte // room for a batch
 }
 
-// waitBatch receives, and waits for the first datagram.
-func waitBatch(raw syscall.RawConn, b *mmsg.Batch) (n int, err error) {
-	var recvErr error
-	err = raw.Read(func(fd uintptr) bool {
-		n, recvErr = b.Receive(fd)
-		return !errors.Is(recvErr, unix.EAGAIN)
-	})
-	return n, errors.Join(err, recvErr)
+// serveUDP passes datagrams to the handler, until ctx ends.
+func (d *Datapath) serveUDP(ctx context.Context, handler datapath.Handler) error {
+	r := &udpReader{
+		Datapath: d, watched: watched{all: d.udp[:]},
+		handler: handler, batch: mmsg.NewBatch(udpBatch, udpRoom, udpControl), payloads: make([][]byte, 0, udpBatch),
+	}
+	return r.serve(ctx, r)
+}
+
+// Ready implements poll.Watcher. One batch, then others have their turn.
+func (r *udpReader) Ready(tag int32, _ uint32) {
+	var n int
+	var err error
+	closed := r.udp[tag].Control(func(fd uintptr) { n, err = r.batch.Receive(fd) })
+	switch err := errors.Join(closed, err); {
+	case err == nil:
+		r.deliverUDP(r.handler, r.batch, n, r.payloads)
+	case !errors.Is(err, unix.EAGAIN):
+		r.fail(r.udp[tag], fmt.Errorf("read UDP listener: %w", err))
+	}
 }
 
 // deliverUDP passes n datagrams on, those of one flow that follow each other

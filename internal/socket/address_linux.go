@@ -23,8 +23,8 @@ func accept4(listener int) (fd int, remote netip.AddrPort, err error) {
 	return int(n), address(&raw), nil
 }
 
-// localAddr is the socket's own address.
-func localAddr(fd int) (netip.AddrPort, error) {
+// LocalAddr is the socket's own address.
+func LocalAddr(fd int) (netip.AddrPort, error) {
 	var raw unix.RawSockaddrInet6
 	size := uint32(unsafe.Sizeof(raw))
 	_, _, errno := unix.RawSyscall(unix.SYS_GETSOCKNAME, uintptr(fd), uintptr(unsafe.Pointer(&raw)), uintptr(unsafe.Pointer(&size)))

@@ -11,24 +11,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Accept takes the next connection of a listening socket that is non-blocking.
+// Accept takes the next connection of a listening socket that is non-blocking and
+// has had TuneListener.
 // Errors are those of accept4(2); EAGAIN says that there is none now.
 func Accept(listener int) (*TCP, error) {
 	for {
 		fd, remote, err := accept4(listener)
-		switch err {
-		case nil:
-		case unix.EINTR, unix.ECONNABORTED: // went away before it was accepted
+		if errors.Is(err, unix.EINTR) || errors.Is(err, unix.ECONNABORTED) { // went away before it was accepted
 			continue
-		default:
+		}
+		if err != nil {
 			return nil, err
 		}
-		local, err := localAddr(fd)
+		local, err := LocalAddr(fd)
 		if err != nil {
 			_ = unix.Close(fd)
 			return nil, err
 		}
-		return Own(fd, local, remote), nil
+		conn := Own(fd, local, remote)
+		conn.accepted = true
+		return conn, nil
 	}
 }
 
@@ -88,7 +90,7 @@ func begin(to netip.AddrPort, setup func(fd int)) *Attempt {
 func Connect(fd int, to netip.AddrPort) *Attempt {
 	a := &Attempt{fd: fd, to: unmap(to)}
 	err := unix.Connect(fd, Sockaddr(to))
-	if err == unix.EINPROGRESS {
+	if errors.Is(err, unix.EINPROGRESS) {
 		var done bool
 		if done, err = connected(fd); !done {
 			return a
@@ -102,7 +104,7 @@ func Connect(fd int, to netip.AddrPort) *Attempt {
 func (a *Attempt) settle(fd int, err error) {
 	var local netip.AddrPort
 	if err == nil {
-		local, err = localAddr(fd)
+		local, err = LocalAddr(fd)
 	}
 	if err == nil {
 		a.conn = Own(fd, local, a.to)

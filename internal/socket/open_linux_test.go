@@ -149,3 +149,39 @@ func TestDialMeetsNotItself(t *testing.T) {
 		t.Errorf("after %d dials: %v", dials, err)
 	}
 }
+
+// What is accepted has the options of its listener, so they are set once.
+func TestAcceptedConnectionsAreTuned(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer listener.Close()
+	fd, err := Duplicate(listener.(*net.TCPListener))
+	must(t, err)
+	defer syscall.Close(fd)
+	TuneListener(fd)
+	client, err := Dial(t.Context(), listener.Addr().(*net.TCPAddr).AddrPort(), nil)
+	must(t, err)
+	defer client.Close()
+	must(t, client.Tune())
+	server, err := Accept(fd)
+	must(t, err)
+	defer server.Close()
+	must(t, server.Tune())
+	for name, option := range map[string]struct{ level, name, want int }{
+		"no delay":            {unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
+		"not sent":            {unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, notSent},
+		"keep-alive":          {unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+		"keep-alive idle":     {unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 120},
+		"keep-alive interval": {unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 75},
+		"keep-alive count":    {unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 9},
+		"urgent data inline":  {unix.SOL_SOCKET, unix.SO_OOBINLINE, 1},
+	} {
+		for _, conn := range []*TCP{client, server} {
+			must(t, conn.Control(func(fd int) {
+				if got, err := unix.GetsockoptInt(fd, option.level, option.name); got != option.want || err != nil {
+					t.Errorf("%s of %s: %d, %v; want %d", name, conn.LocalAddr(), got, err, option.want)
+				}
+			}))
+		}
+	}
+}

@@ -15,6 +15,7 @@ import (
 // TCP is a connection. Its methods may be called from several goroutines.
 type TCP struct {
 	local, remote netip.AddrPort
+	accepted      bool // from a listener that has had TuneListener
 
 	mu   sync.Mutex // guards the rest
 	fd   int        // non-blocking; -1 once closed or ordinary

@@ -60,6 +60,7 @@ func (t *TCP) open(take func(datapath.Conn)) (*acceptor, error) {
 		return nil, err
 	}
 	_ = t.Listener.Close() // it goes on listening
+	socket.TuneListener(fd)
 	a := &acceptor{TCP: t, take: take, ended: make(chan error, 1), loop: loop, fd: fd, pause: firstPause}
 	a.id = loop.Add(a)
 	if err := a.watch(); err != nil {
