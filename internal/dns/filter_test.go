@@ -163,6 +163,11 @@ func FuzzFilter(f *testing.F) {
 		}
 	}
 	f.Add(ask("www", miekg.TypeA), rcodeAnswer(ask(long, miekg.TypeA), miekg.RcodeNameError), byte(3))
+	// An SOA without anything in it, which the parser takes, and writes with less than it wants.
+	short := rcodeAnswer(ask(long, miekg.TypeA), miekg.RcodeSuccess)
+	setCount(short, 2, 1)
+	short = append(short, 0, 0, byte(miekg.TypeSOA), 0, 1, 0, 0, 0, 9, 0, 0)
+	f.Add(ask("www", miekg.TypeA), short, byte(0))
 	f.Fuzz(func(t *testing.T, raw, answer []byte, hidden byte) {
 		q, err := parseQuery(raw)
 		if err != nil || len(answer) < headerSize {
