@@ -86,6 +86,7 @@ func Run(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	supervisor.Ending = hostNetwork.HangUp
 	listener, err := listenShims()
 	if err != nil {
 		return err

@@ -12,8 +12,6 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
-
-	"github.com/portolan-net/portolan/internal/agent"
 	"github.com/portolan-net/portolan/internal/system"
 )
 
@@ -47,7 +45,7 @@ func (d *daemon) newCertificates(quiet func(func() error) (bool, error)) *certif
 		restart: func(ctx context.Context) error {
 			ctx, cancel := context.WithTimeout(ctx, engineRestart)
 			defer cancel()
-			return agent.ConfigureEngine(ctx, d.Profile.SharedDir(), d.engineConfig())
+			return d.configureEngine(ctx, d.engineConfig())
 		},
 	}
 	c.renewed()

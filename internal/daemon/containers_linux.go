@@ -57,9 +57,11 @@ func (c container) addrs() []netip.Addr {
 type containers struct {
 	socket string
 
-	mu   sync.Mutex // guards the one below
-	next *listing   // has not been asked yet
-	busy sync.Mutex // held while the engine is asked
+	mu      sync.Mutex // guards the three below
+	next    *listing   // has not been asked yet
+	hearing map[int]context.CancelFunc
+	heard   int        // counts those
+	busy    sync.Mutex // held while the engine is asked
 }
 
 // listing is one answer of the engine.
@@ -142,6 +144,8 @@ func (c *containers) nameOf(ctx context.Context, addr netip.Addr) string {
 // events calls use for each event of a container until ctx ends or the engine
 // does, and once when the engine has begun to tell.
 func (c *containers) events(ctx context.Context, use func()) error {
+	ctx, hangUp := context.WithCancel(ctx)
+	defer c.hear(hangUp)()
 	filters := url.QueryEscape(`{"type":["container","network"]}`)
 	return askEngine(ctx, c.socket, "/events?filters="+filters, func(body io.Reader) error {
 		use()
@@ -156,6 +160,34 @@ func (c *containers) events(ctx context.Context, use func()) error {
 			}
 		}
 	})
+}
+
+// hear notes what ends an answer that has no end of its own, until the result is
+// called, which ends it, too.
+func (c *containers) hear(hangUp context.CancelFunc) func() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.hearing == nil {
+		c.hearing = map[int]context.CancelFunc{}
+	}
+	c.heard++
+	number := c.heard
+	c.hearing[number] = hangUp
+	return func() {
+		hangUp()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.hearing, number)
+	}
+}
+
+// hangUp ends what events is told. It begins again after eventsPause.
+func (c *containers) hangUp() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, hangUp := range c.hearing {
+		hangUp()
+	}
 }
 
 // askEngine makes one GET request and hands the answer's body to read.

@@ -56,6 +56,7 @@ type daemon struct {
 	forwarding   atomic.Pointer[forwarding]   // nil until the services start
 	hostNet      atomic.Pointer[hostNetwork]  // the same
 	certificates atomic.Pointer[certificates] // nil until the services start
+	containers   atomic.Pointer[containers]   // the same
 	adopted      bool                         // the machine was there before this daemon
 
 	rebind        chan struct{} // where published ports listen has changed

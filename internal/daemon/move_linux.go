@@ -236,7 +236,7 @@ func (d *daemon) renewAgent(ctx context.Context) error {
 	if err := agent.Renew(ctx, d.Profile.SharedDir()); err != nil {
 		return err
 	}
-	return agent.ConfigureEngine(ctx, d.Profile.SharedDir(), d.engineConfig())
+	return d.configureEngine(ctx, d.engineConfig())
 }
 
 // clashSettle lets a VPN finish its routes, and clients of the engine their work.

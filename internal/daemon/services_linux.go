@@ -33,6 +33,7 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 		return err
 	}
 	containers := &containers{socket: d.Profile.EngineSocket()}
+	d.containers.Store(containers)
 	hostNames := newHostNames(containers, d.settings.Snapshot().Values.HostNames, d.Log.With("part", "host-names"))
 	if d.told().Moving {
 		if err := router.Move(d.Profile.HelperSocket(), d.link()); err != nil {

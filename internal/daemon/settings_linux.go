@@ -134,7 +134,7 @@ func (d *daemon) applySettings(ctx context.Context, restart bool) (api.Applied, 
 	if restart && (!same(wanted, d.engineConfig()) || d.certificatesPending()) {
 		ctx, cancel := context.WithTimeout(ctx, engineRestart)
 		defer cancel()
-		if err := agent.ConfigureEngine(ctx, d.Profile.SharedDir(), wanted); err != nil {
+		if err := d.configureEngine(ctx, wanted); err != nil {
 			return applied, err
 		}
 		applied.Restarted = true
@@ -145,6 +145,15 @@ func (d *daemon) applySettings(ctx context.Context, restart bool) (api.Applied, 
 	}
 	applied.Pending = d.pending(ctx)
 	return applied, nil
+}
+
+// configureEngine makes dockerd start again. It would wait five seconds for
+// those who hear its events.
+func (d *daemon) configureEngine(ctx context.Context, c agent.EngineConfig) error {
+	if containers := d.containers.Load(); containers != nil {
+		containers.hangUp()
+	}
+	return agent.ConfigureEngine(ctx, d.Profile.SharedDir(), c)
 }
 
 // setConfigured notes what the engine runs with, for the next agent as well.

@@ -59,6 +59,9 @@ func (s *Supervisor) restart(ctx context.Context) error {
 	pid := dockerd.adopt()
 	if pid != 0 {
 		s.asked.Store(true)
+		if s.Ending != nil {
+			s.Ending()
+		}
 		if err := unix.Kill(pid, unix.SIGTERM); err != nil {
 			s.asked.Store(false) // it has ended by itself, and is started again anyway
 			if !errors.Is(err, unix.ESRCH) {

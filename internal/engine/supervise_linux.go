@@ -30,6 +30,7 @@ type Supervisor struct {
 	LogDir  string
 	Source  string // for the status
 	Version string
+	Ending  func()           // called before dockerd is ended to start again; may be nil
 	Report  func(api.Engine) // called after each change, never concurrently
 	Log     *slog.Logger
 

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"sync"
 	"time"
 )
 
@@ -16,6 +17,26 @@ import (
 type engine struct {
 	http *http.Client
 	log  *slog.Logger
+
+	mu      sync.Mutex // guards the one below
+	hearing context.CancelFunc
+}
+
+// hangUp ends the hearing of events, which begins again after enginePause.
+func (e *engine) hangUp() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.hearing != nil {
+		e.hearing()
+	}
+}
+
+// hear returns the context of one hearing.
+func (e *engine) hear(ctx context.Context) (context.Context, context.CancelFunc) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	ctx, e.hearing = context.WithCancel(ctx)
+	return ctx, e.hearing
 }
 
 func newEngine(socket string, log *slog.Logger) *engine {
@@ -42,7 +63,8 @@ func (e *engine) follow(ctx context.Context, use func(used bool)) {
 		return err
 	}
 	for ctx.Err() == nil {
-		err := e.get(ctx, "/events?filters="+url.QueryEscape(events), func(body io.Reader) error {
+		hearing, end := e.hear(ctx)
+		err := e.get(hearing, "/events?filters="+url.QueryEscape(events), func(body io.Reader) error {
 			if err := look(); err != nil {
 				return err
 			}
@@ -56,6 +78,7 @@ func (e *engine) follow(ctx context.Context, use func(used bool)) {
 				}
 			}
 		})
+		end()
 		e.log.Debug("engine tells no events", "err", err)
 		select {
 		case <-ctx.Done():

@@ -34,6 +34,7 @@ type Config struct {
 type Watch struct {
 	cfg      Config
 	owners   *owners
+	engine   *engine
 	redirect *redirect
 	last     *portolan.HostNetwork
 	young    map[uint32]bool // sockets that the round before saw first
@@ -53,10 +54,14 @@ func New(cfg Config) (*Watch, error) {
 		return nil, err
 	}
 	return &Watch{
-		cfg: cfg, owners: owners, redirect: newRedirect(cfg.Link, cfg.Log),
+		cfg: cfg, owners: owners, engine: newEngine(cfg.Engine, cfg.Log), redirect: newRedirect(cfg.Link, cfg.Log),
 		wake: make(chan struct{}, 1), used: true,
 	}, nil
 }
+
+// HangUp stops hearing the engine's events for a moment, in which dockerd may end:
+// it would wait five seconds for those who hear them.
+func (w *Watch) HangUp() { w.engine.hangUp() }
 
 // SetHostPorts takes the services of the host's loopback that containers on the
 // host network shall find on the machine's: each with 127.0.0.1 or ::1. It returns
@@ -105,7 +110,7 @@ func (w *Watch) Run(ctx context.Context) error {
 	var following sync.WaitGroup
 	defer following.Wait()
 	following.Go(func() {
-		newEngine(w.cfg.Engine, w.cfg.Log).follow(ctx, w.setUsed)
+		w.engine.follow(ctx, w.setUsed)
 	})
 	ticks := time.NewTicker(Period)
 	defer ticks.Stop()
