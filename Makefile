@@ -98,7 +98,7 @@ soak: ## a machine that works while its processes are killed, as root (DURATION=
 	@scripts/soak $(or $(DURATION),10m)
 
 # Tests for which kernels as small as a cloud computer's lack something, such as ip_vs.
-vm-test: build ## tests on Debian's own kernel in QEMU, as root (some ten minutes)
+vm-test: build ## tests on Debian's own kernel in QEMU, as root (five minutes)
 	@mkdir -p bin/vm-test
 	@CGO_ENABLED=0 $(GO) build -buildvcs=false -o bin/vm-test/toolbox ./internal/testimage/toolbox
 	@CGO_ENABLED=0 $(GO) test -buildvcs=false -c -o bin/vm-test/hostnet.test ./test/hostnet
