@@ -18,6 +18,7 @@ type Link struct {
 	lab   *Lab
 	node  *Node
 	iface string
+	make  func() error // what made it
 }
 
 // Link returns a node's link: host, neighbour, gateway (its LAN side), uplink
@@ -35,6 +36,18 @@ func (k *Link) Down() error { return k.set(k.lab.fabric.nl.LinkSetDown) }
 
 // Up plugs it in again.
 func (k *Link) Up() error { return k.set(k.lab.fabric.nl.LinkSetUp) }
+
+// Remove takes the node's interface away, with its addresses and routes.
+func (k *Link) Remove() error { return k.set(k.lab.fabric.nl.LinkDel) }
+
+// Replace gives the node, in place of the removed interface, another one of its
+// name, with the same addresses and default routes.
+func (k *Link) Replace() error {
+	if err := k.make(); err != nil {
+		return fmt.Errorf("replace link of %s: %w", k.name, err)
+	}
+	return k.lab.awaitCarriers()
+}
 
 func (k *Link) set(change func(netlink.Link) error) error {
 	port, err := k.lab.fabric.nl.LinkByName(k.name)

@@ -36,6 +36,27 @@ func TestLinkDownAndUp(t *testing.T) {
 	l.Link("nowhere")
 }
 
+func TestLinkReplaced(t *testing.T) {
+	l := New(t)
+	l.StartTCPEcho(t, l.Internet, WebV4+":7")
+	link := l.Link("host")
+	index := func() string { return l.Host.Run(t, "cat", "/sys/class/net/lan0/ifindex") }
+	was := index()
+	if err := link.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	if err := dial(t, l.Host, WebV4+":7", 300*time.Millisecond); err == nil {
+		t.Error("a connection stands without an interface")
+	}
+	if err := link.Replace(); err != nil {
+		t.Fatal(err)
+	}
+	if now := index(); now == was {
+		t.Errorf("the interface is still %s", now)
+	}
+	waitUntil(t, "connections work again", func() bool { return dial(t, l.Host, WebV4+":7", time.Second) == nil })
+}
+
 func TestLinkLoss(t *testing.T) {
 	l := New(t)
 	l.StartUDPEcho(t, l.Internet, WebV4+":7")

@@ -94,7 +94,7 @@ func (l *Lab) plug(p port, mtu int) error {
 			return fmt.Errorf("add default route via %s: %w", gw, err)
 		}
 	}
-	l.links[p.node] = &Link{name: p.node, lab: l, node: node, iface: p.iface}
+	l.links[p.node] = &Link{name: p.node, lab: l, node: node, iface: p.iface, make: func() error { return l.plug(p, mtu) }}
 	return nil
 }
 
