@@ -34,6 +34,7 @@ func measureRun(b *testing.B, r *recorder, engines []*dockerEngine, runs int) {
 		{"start/run", "docker run --rm", "ms", true, limit},
 		{"start/run-p", "docker run --rm -p", "ms", true, limit},
 		{"start/first-byte", "docker run -d -p to the first byte", "ms", true, limit},
+		{"start/first-byte-host", "docker run -d --network host to the first byte", "ms", true, report.Limit{}},
 	}
 	for round := range runs + 1 {
 		for _, e := range engines {
@@ -42,7 +43,8 @@ func measureRun(b *testing.B, r *recorder, engines []*dockerEngine, runs int) {
 			steps := []func() error{
 				func() error { _, err := e.docker("run", "--rm", imageName); return err },
 				func() error { _, err := e.docker("run", "--rm", "-p", published, imageName); return err },
-				func() error { return e.firstByte(b, port, published) },
+				func() error { return e.firstByte(b, port, probePort, "-p", published) },
+				func() error { return e.firstByte(b, port, port, "--network", "host") },
 			}
 			for i, step := range steps {
 				began := time.Now()
@@ -52,19 +54,20 @@ func measureRun(b *testing.B, r *recorder, engines []*dockerEngine, runs int) {
 				if round > 0 { // the first one fills caches
 					r.add(group, columns[i], e.name, float64(time.Since(began).Microseconds())/1000)
 				}
+				_, _ = e.docker("rm", "-f", "first") // if the step made it
 			}
-			e.must(b, "rm", "-f", "first")
 		}
 	}
 }
 
-// firstByte starts a server and returns when it has answered.
-func (e *dockerEngine) firstByte(b *testing.B, port, published string) error {
+// firstByte starts a server that listens on inner and returns when it has answered
+// at port of the host.
+func (e *dockerEngine) firstByte(b *testing.B, port, inner string, flags ...string) error {
 	b.Helper()
 	w := &way{client: e.host, addr: loopbackHost + ":" + port}
 	answered := make(chan error, 1)
 	go func() { answered <- w.probe(b.Context(), nil, "await") }()
-	_, err := e.docker("run", "-d", "--name", "first", "-p", published, imageName, "/bin/probe", "serve", ":"+probePort)
+	_, err := e.docker(append(append([]string{"run", "-d", "--name", "first"}, flags...), imageName, "/bin/probe", "serve", ":"+inner)...)
 	if err != nil {
 		return fmt.Errorf("start the server: %w", err)
 	}
