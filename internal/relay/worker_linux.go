@@ -2,7 +2,6 @@ package relay
 
 import (
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
@@ -67,11 +66,12 @@ const watched = unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLPRI | unix.EPOLLET
 func (w *worker) add(f *flow) {
 	f.mu.Lock() // the thread waits until both ends are watched
 	defer f.mu.Unlock()
+	for i := range f.ends {
+		f.ends[i].tag, f.ends[i].writable = int32(i), true
+	}
 	f.id = w.loop.Add(f)
 	for i := range f.ends {
-		e := &f.ends[i]
-		e.tag, e.writable = int32(i), true
-		if w.loop.Watch(f.id, e.tag, e.fd, watched) != nil {
+		if w.loop.Watch(f.id, f.ends[i].tag, f.ends[i].fd, watched) != nil {
 			w.abort(f) // f.done is the thread's to call
 			return
 		}
@@ -113,9 +113,15 @@ func resetKernelFrom(addr netip.Addr) (n int) {
 	return n
 }
 
-// from reports whether addr is an address of ours in f.
+// from reports whether addr is an address of ours in f. It looks at what never
+// changes only.
 func (f *flow) from(addr netip.Addr) bool {
-	return slices.ContainsFunc(f.ends[:], func(e end) bool { return e.tcp && hasAddress(e.owner, addr) })
+	for i := range f.ends {
+		if e := &f.ends[i]; e.tcp && ownAddress(e.owner) == addr {
+			return true
+		}
+	}
+	return false
 }
 
 // Ready implements poll.Watcher. The tag is that of an end.
