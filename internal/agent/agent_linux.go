@@ -112,7 +112,7 @@ func Run(ctx context.Context, log *slog.Logger) error {
 	})
 	group.Go(func() error { return supervisor.Run(ctx) })
 	group.Go(func() error {
-		return serveHost(ctx, profile.SharedMount, supervisor, random, log, forwards.routes, routeOutside, takeHostPorts(hostNetwork), takeSwarm(supervisor.PrepareSwarm, log), takeRenew(profile.SharedMount, end, log))
+		return serveHost(ctx, profile.SharedMount, supervisor, random, log, forwards.routes, routeOutside, takeHostPorts(hostNetwork), takeSwarm(supervisor.PrepareSwarm, log), takeRenew(profile.SharedMount, end, log), takeHostRoutes(cfg.Link, log))
 	})
 	group.Go(func() error { return hostNetwork.Run(ctx) })
 	group.Go(func() error { return hostnet.ServeDials(ctx, profile.SharedMount, log) })

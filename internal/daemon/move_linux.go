@@ -191,11 +191,40 @@ func movedSpec(cfg spec.Machine, link portolan.Link, routes []netip.Prefix) spec
 		cfg.Link, cfg.Came = link, came
 	}
 	cfg.Moving = true
-	cfg.HostRoutes = slices.Clone(routes)
-	for _, former := range cfg.Former { // lest the engine give these addresses to containers
-		cfg.HostRoutes = append(cfg.HostRoutes, former.Link.V4, former.Link.V6)
-	}
+	cfg.HostRoutes = reserved(cfg.Former, routes)
 	return cfg
+}
+
+// reserved are the networks that the engine must not choose: those of the host,
+// and former links, lest containers get addresses that mean something else.
+func reserved(former []spec.FormerLink, routes []netip.Prefix) []netip.Prefix {
+	all := slices.Clone(routes)
+	for _, f := range former {
+		all = append(all, f.Link.V4, f.Link.V6)
+	}
+	return all
+}
+
+// tellRoutes keeps the engine from choosing networks that the host has come to have.
+func (d *daemon) tellRoutes(ctx context.Context) error {
+	routes, err := hostRoutes(d.Profile)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	next := d.spec
+	next.HostRoutes = reserved(next.Former, routes)
+	same := slices.Equal(next.HostRoutes, d.spec.HostRoutes)
+	if !same {
+		err = d.setSpecLocked(next)
+	}
+	d.mu.Unlock()
+	if same || err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	return agent.SetHostRoutes(ctx, d.Profile.SharedDir(), next.HostRoutes)
 }
 
 // arrivedSpec is what it is told when the engine has the link's addresses.
@@ -256,6 +285,9 @@ func (d *daemon) avoidClashes(ctx context.Context, quiet func(func() error) (boo
 			look.Reset(clashSettle)
 			continue
 		case <-look.C:
+		}
+		if err := d.tellRoutes(ctx); err != nil {
+			d.Log.Warn("the engine may choose networks of the host", "err", err)
 		}
 		link, err := d.refuge()
 		if err != nil {

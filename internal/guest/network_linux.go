@@ -16,6 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/portolan-net/portolan/internal/portolan"
 	"github.com/portolan-net/portolan/internal/spec"
 )
 
@@ -49,7 +50,7 @@ func SetupNetwork(cfg spec.Machine) error {
 	if err := openPing(cfg.Rootless); err != nil {
 		return err
 	}
-	if err := reserveHostRoutes(cfg); err != nil {
+	if err := ReserveHostRoutes(cfg.Link, cfg.HostRoutes); err != nil {
 		return err
 	}
 	if err := installFirewall(); err != nil {
@@ -87,27 +88,57 @@ const (
 	metricSeen = 4000 // on-link and never used: dockerd skips subnets that it sees on a link
 )
 
-// reserveHostRoutes keeps the engine from choosing a network that the host
-// reaches: dockerd takes no subnet that overlaps an on-link route.
-func reserveHostRoutes(cfg spec.Machine) error {
-	link, err := netlink.LinkByName(linkName)
+// ReserveHostRoutes keeps the engine from choosing a network that the host
+// reaches, in place of those of before: dockerd takes no subnet that overlaps an
+// on-link route. Where the machine has a network already, that goes on.
+func ReserveHostRoutes(link portolan.Link, ofHost []netip.Prefix) error {
+	eth0, err := netlink.LinkByName(linkName)
 	if err != nil {
 		return fmt.Errorf("find %s: %w", linkName, err)
 	}
-	for _, prefix := range cfg.HostRoutes {
-		if prefix.Bits() == 0 || prefix.Overlaps(cfg.Link.V4) || prefix.Overlaps(cfg.Link.V6) {
+	if err := freeRoutes(eth0, ofHost); err != nil {
+		return err
+	}
+	own, err := networks()
+	if err != nil {
+		return err
+	}
+	for _, prefix := range ofHost {
+		if prefix.Bits() == 0 || slices.ContainsFunc(own, prefix.Overlaps) {
 			continue
 		}
 		dst := &net.IPNet{IP: prefix.Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen())}
-		gateway := cfg.Link.Gateway().For(prefix.Addr()).AsSlice()
+		gateway := link.Gateway().For(prefix.Addr()).AsSlice()
 		routes := []netlink.Route{
-			{Dst: dst, Gw: gateway, LinkIndex: link.Attrs().Index, Priority: metricUsed},
-			{Dst: dst, LinkIndex: link.Attrs().Index, Priority: metricSeen, Scope: unix.RT_SCOPE_LINK},
+			{Dst: dst, Gw: gateway, LinkIndex: eth0.Attrs().Index, Priority: metricUsed},
+			{Dst: dst, LinkIndex: eth0.Attrs().Index, Priority: metricSeen, Scope: unix.RT_SCOPE_LINK},
 		}
 		for _, route := range routes {
 			if err := netlink.RouteReplace(&route); err != nil {
 				return fmt.Errorf("reserve network %s of the host: %w", prefix, err)
 			}
+		}
+	}
+	return nil
+}
+
+// freeRoutes removes the reservations of networks that are not among these.
+func freeRoutes(eth0 netlink.Link, networks []netip.Prefix) error {
+	routes, err := netlink.RouteList(eth0, netlink.FAMILY_ALL)
+	if err != nil {
+		return fmt.Errorf("list routes of %s: %w", linkName, err)
+	}
+	for _, route := range routes {
+		if route.Dst == nil || route.Priority != metricUsed && route.Priority != metricSeen {
+			continue
+		}
+		addr, _ := netip.AddrFromSlice(route.Dst.IP)
+		ones, _ := route.Dst.Mask.Size()
+		if slices.Contains(networks, netip.PrefixFrom(addr.Unmap(), ones)) {
+			continue
+		}
+		if err := netlink.RouteDel(&route); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("free network %s of the host: %w", route.Dst, err)
 		}
 	}
 	return nil

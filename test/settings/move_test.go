@@ -93,6 +93,22 @@ func checkMove(t *testing.T, s *stage.Stage) {
 // somebody chose the subnet.
 func checkClash(t *testing.T, s *stage.Stage) {
 	before := lives(t, s, "always")
+	const pool = "172.18.0.0/16" // the engine's first choice, and somebody's on the host
+	choice := func() string {
+		s.Docker(t, "network", "create", "choice")
+		defer s.Docker(t, "network", "rm", "choice")
+		return s.Docker(t, "network", "inspect", "-f", "{{range .IPAM.Config}}{{.Subnet}} {{end}}", "choice")
+	}
+	if got := choice(); !strings.Contains(got, pool) {
+		t.Errorf("the engine chooses %s, want %s", got, pool)
+	}
+	s.Lab.Host.Run(t, "ip", "route", "add", pool, "via", lab.GatewayV4)
+	stage.Eventually(t, settled, "the machine knows the host's new network", func() bool { return routed(t, s, pool) })
+	if got := choice(); strings.Contains(got, pool) {
+		t.Errorf("the engine chooses %s, which the host has now", got)
+	}
+	s.Lab.Host.Run(t, "ip", "route", "del", pool, "via", lab.GatewayV4)
+	stage.Eventually(t, settled, "the machine knows that it has gone", func() bool { return !routed(t, s, pool) })
 	s.Lab.Host.Run(t, "ip", "route", "add", "192.168.65.0/24", "via", lab.GatewayV4)
 	stage.Eventually(t, settled, "the machine has moved by itself", func() bool {
 		return s.Status(t).Link.V4.String() == "192.168.66.0/24" && !slices.ContainsFunc(s.Status(t).Pending, moving)
@@ -147,20 +163,8 @@ func checkOn(t *testing.T, s *stage.Stage, v4, v6 string) {
 	if status.Link.V4.String() != v4 || status.Link.V6.String() != v6 {
 		t.Fatalf("the machine is on %s and %s, want %s and %s", status.Link.V4, status.Link.V6, v4, v6)
 	}
-	ns, err := netns.GetFromPid(status.Machine.PID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ns.Close()
-	h, err := netlink.NewHandleAt(ns)
-	if err != nil {
-		t.Fatal(err)
-	}
+	h, eth0 := machineLink(t, s)
 	defer h.Close()
-	eth0, err := h.LinkByName("eth0")
-	if err != nil {
-		t.Fatal(err)
-	}
 	addrs, err := h.AddrList(eth0, netlink.FAMILY_ALL)
 	if err != nil {
 		t.Fatal(err)
@@ -170,6 +174,38 @@ func checkOn(t *testing.T, s *stage.Stage, v4, v6 string) {
 			t.Errorf("eth0 has %s", a.IPNet)
 		}
 	}
+}
+
+// machineLink opens the machine's network, for the caller to close, and finds its
+// end of the link.
+func machineLink(t *testing.T, s *stage.Stage) (*netlink.Handle, netlink.Link) {
+	t.Helper()
+	ns, err := netns.GetFromPid(s.Status(t).Machine.PID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	h, err := netlink.NewHandleAt(ns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eth0, err := h.LinkByName("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h, eth0
+}
+
+// routed reports whether the machine has a route of its own to a network.
+func routed(t *testing.T, s *stage.Stage, network string) bool {
+	t.Helper()
+	h, eth0 := machineLink(t, s)
+	defer h.Close()
+	routes, err := h.RouteList(eth0, netlink.FAMILY_V4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.ContainsFunc(routes, func(r netlink.Route) bool { return r.Dst != nil && r.Dst.String() == network })
 }
 
 // checkKnown: containers that were there before a move find everything by the names
