@@ -2,10 +2,12 @@ package egress
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 
 	"github.com/portolan-net/portolan/internal/datapath"
+	"github.com/portolan-net/portolan/internal/relay"
 	"github.com/portolan-net/portolan/internal/socket"
 	"github.com/portolan-net/portolan/internal/system"
 )
@@ -23,7 +25,7 @@ func (d systemDialer) DialTCP(ctx context.Context, dst netip.AddrPort) (datapath
 
 // begin is DialTCP that does not wait.
 func (d systemDialer) begin(dst netip.AddrPort) attempt {
-	return attempt{dst, socket.Begin(dst, func(fd int) {
+	return attempt{d, dst, socket.Begin(dst, func(fd int) {
 		d.ports.Apply(fd)
 		if dst.Addr().IsLoopback() {
 			socket.Unpace(fd)
@@ -33,16 +35,36 @@ func (d systemDialer) begin(dst netip.AddrPort) attempt {
 
 // attempt is a dial of a systemDialer.
 type attempt struct {
-	dst netip.AddrPort
+	dialer systemDialer
+	dst    netip.AddrPort
 	*socket.Attempt
 }
 
+// wait begins anew where the host loses the dial's own address: the kernel would try
+// from there for two minutes, and is now asked which other way there is, if any.
 func (a attempt) wait(ctx context.Context) (datapath.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	conn, err := a.Wait(ctx)
+	conn, err := a.waitOnce(ctx)
+	for errors.Is(err, errAddressLost) {
+		a = a.dialer.begin(a.dst)
+		conn, err = a.waitOnce(ctx)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", a.dst, err)
 	}
 	return conn, nil
+}
+
+var errAddressLost = errors.New("the host has lost its own address")
+
+// waitOnce waits as long as the host has the attempt's own address.
+func (a attempt) waitOnce(ctx context.Context) (*socket.TCP, error) {
+	if local := a.Local(); local.IsValid() {
+		waiting, lost := context.WithCancelCause(ctx)
+		defer lost(nil)
+		defer relay.EndWith(func() { lost(errAddressLost) }, local.Addr())()
+		ctx = waiting
+	}
+	return a.Wait(ctx)
 }

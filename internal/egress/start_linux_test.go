@@ -3,6 +3,8 @@ package egress
 import (
 	"context"
 	"net"
+	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
@@ -10,6 +12,7 @@ import (
 
 	"github.com/portolan-net/portolan/internal/datapath"
 	"github.com/portolan-net/portolan/internal/portolan"
+	"github.com/portolan-net/portolan/internal/relay"
 )
 
 // outcome is what StartTCP tells.
@@ -70,17 +73,56 @@ func TestStartTCP(t *testing.T) {
 	}
 }
 
-// Who does not answer is waited for elsewhere, until the machine has had enough.
-func TestStartTCPDoesNotWait(t *testing.T) {
-	e, _ := newLocalEgress(t, nil)
+// silent is a port of 127.0.0.1 that says nothing once it has taken one connection;
+// leave makes it one where nobody listens.
+func silent(t *testing.T) (port uint16, leave func()) {
+	t.Helper()
 	full, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	must(t, err)
-	defer func() { _ = unix.Close(full) }()
+	leave = sync.OnceFunc(func() { _ = unix.Close(full) })
+	t.Cleanup(leave)
 	must(t, unix.Bind(full, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
 	must(t, unix.Listen(full, 0))
 	name, err := unix.Getsockname(full)
 	must(t, err)
-	port := uint16(name.(*unix.SockaddrInet4).Port)
+	return uint16(name.(*unix.SockaddrInet4).Port), leave
+}
+
+// A dial from an address that the host loses begins anew, and ends as it then would.
+func TestDialOfLostAddress(t *testing.T) {
+	e, _ := newLocalEgress(t, nil)
+	port, leave := silent(t)
+	o := await(t, start(t.Context(), e, port)) // fills the queue
+	must(t, o.err)
+	told := start(t.Context(), e, port)
+	own := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	for began := time.Now(); relay.ResetFrom(own) == 0; time.Sleep(time.Millisecond) {
+		if time.Since(began) > 5*time.Second {
+			t.Fatal("no dial from the address is under way")
+		}
+	}
+	select {
+	case o := <-told:
+		t.Fatalf("nobody has answered the new dial: %v, %v", o.endpoint, o.err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	leave()
+	_ = o.endpoint.Close()
+	for relay.ResetFrom(own) == 0 && len(told) == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	if o := await(t, told); o.err == nil || datapath.Classify(o.err) != datapath.Refused {
+		t.Errorf("%v, %v; want the refusal of the new dial", o.endpoint, o.err)
+	}
+	if n := relay.ResetFrom(own); n != 0 {
+		t.Errorf("%d dials are still known", n)
+	}
+}
+
+// Who does not answer is waited for elsewhere, until the machine has had enough.
+func TestStartTCPDoesNotWait(t *testing.T) {
+	e, _ := newLocalEgress(t, nil)
+	port, _ := silent(t)
 	o := await(t, start(t.Context(), e, port)) // fills the queue
 	must(t, o.err)
 	defer func() { _ = o.endpoint.Close() }()

@@ -1,55 +1,68 @@
 package relay
 
 import (
-	"context"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/portolan-net/portolan/internal/datapath"
 )
 
 // ResetFrom ends every TCP flow one of whose connections has addr as its own
-// address, with an RST to both sides, and returns how many these were. It is for
-// an address that the host has lost: the kernel would go on for a quarter of an
-// hour sending what nobody can answer.
+// address, with an RST to both sides, and all that EndWith was told of; it returns
+// how many these were. It is for an address that the host has lost: the kernel would
+// go on for a quarter of an hour sending what nobody can answer.
 func ResetFrom(addr netip.Addr) int {
-	return resetKernelFrom(addr) + copying.resetFrom(addr)
+	return resetKernelFrom(addr) + others.endFrom(addr)
 }
 
-// hasAddress reports whether addr is conn's own address.
-func hasAddress(conn datapath.Conn, addr netip.Addr) bool {
-	tcp, ok := conn.LocalAddr().(*net.TCPAddr)
-	return ok && tcp.AddrPort().Addr().Unmap() == addr
+// EndWith has ResetFrom call end for what is no flow of this package, a dial say,
+// and has one of these addresses as its own. End must not wait; it may be called
+// until forget is.
+func EndWith(end func(), own ...netip.Addr) (forget func()) {
+	return others.add(&owner{own, end})
 }
 
-// copying are the flows that goroutines carry.
-var copying = streams{all: map[*stream]context.CancelFunc{}}
+// ownAddress is conn's own address, if it has one.
+func ownAddress(conn datapath.Conn) netip.Addr {
+	if tcp, ok := conn.LocalAddr().(*net.TCPAddr); ok {
+		return tcp.AddrPort().Addr().Unmap()
+	}
+	return netip.Addr{}
+}
 
-// streams is a set of flows, each with what ends it.
-type streams struct {
+// others are what ends with an address, but for the flows of workers.
+var others = owners{all: map[*owner]struct{}{}}
+
+// owner is one that does.
+type owner struct {
+	addrs []netip.Addr
+	end   func()
+}
+
+type owners struct {
 	mu  sync.Mutex
-	all map[*stream]context.CancelFunc // guarded by mu
+	all map[*owner]struct{} // guarded by mu
 }
 
-func (s *streams) add(f *stream, end context.CancelFunc) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.all[f] = end
+func (o *owners) add(one *owner) (remove func()) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.all[one] = struct{}{}
+	return func() {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		delete(o.all, one)
+	}
 }
 
-func (s *streams) remove(f *stream) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.all, f)
-}
-
-func (s *streams) resetFrom(addr netip.Addr) (n int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for f, end := range s.all {
-		if hasAddress(f.a.Conn, addr) || hasAddress(f.b.Conn, addr) {
-			end()
+func (o *owners) endFrom(addr netip.Addr) (n int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for one := range o.all {
+		if slices.Contains(one.addrs, addr) {
+			one.end()
 			n++
 		}
 	}

@@ -58,8 +58,7 @@ func carryCopied(ctx context.Context, a, b datapath.Conn) Stats {
 	f.running.Store(2)
 	ctx, end := context.WithCancel(ctx)
 	defer end()
-	copying.add(f, end)
-	defer copying.remove(f)
+	defer EndWith(end, ownAddress(a), ownAddress(b))()
 
 	aborted := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {

@@ -119,6 +119,16 @@ func (a *Attempt) settle(fd int, err error) {
 // Stands reports whether the connection stands. Then Wait does not wait.
 func (a *Attempt) Stands() bool { return a.conn != nil }
 
+// Local is the own address of an attempt that is on its way, as the kernel has
+// chosen it; otherwise it is not valid.
+func (a *Attempt) Local() netip.AddrPort {
+	if a.conn != nil || a.err != nil {
+		return netip.AddrPort{}
+	}
+	local, _ := LocalAddr(a.fd) // never fails for a socket
+	return local
+}
+
 // Wait returns the connection once it stands, or why it does not: the kernel's
 // error, or ctx's.
 func (a *Attempt) Wait(ctx context.Context) (*TCP, error) {
