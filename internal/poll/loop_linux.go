@@ -180,6 +180,16 @@ func (l *Loop) Do(f func()) {
 	_, _ = unix.Write(l.wakeup, []byte{1, 0, 0, 0, 0, 0, 0, 0}) // full means that it is awake
 }
 
+// Call is Do that returns when f has. It is not for the loop's own thread.
+func (l *Loop) Call(f func()) {
+	done := make(chan struct{})
+	l.Do(func() {
+		defer close(done)
+		f()
+	})
+	<-done
+}
+
 // Queue gives t a turn in this round. Only the loop's thread may call it, and
 // once for each turn.
 func (l *Loop) Queue(t Task) { l.tasks = append(l.tasks, t) }

@@ -42,13 +42,6 @@ func next(t *testing.T) *Loop {
 	return l
 }
 
-// onThread returns when the loop has called f.
-func onThread(l *Loop, f func()) {
-	done := make(chan struct{})
-	l.Do(func() { f(); close(done) })
-	<-done
-}
-
 func wantTold(t *testing.T, w told, want int32) {
 	t.Helper()
 	select {
@@ -85,9 +78,9 @@ func TestWatch(t *testing.T) {
 	if !slices.Contains(l.Watchers(), Watcher(w)) {
 		t.Error("the watcher is not there")
 	}
-	onThread(l, func() { l.Remove(id) })
+	l.Call(func() { l.Remove(id) })
 	write(t, second)
-	onThread(l, func() {}) // a round later
+	l.Call(func() {}) // a round later
 	if slices.Contains(l.Watchers(), Watcher(w)) || len(w) != 0 {
 		t.Errorf("a watcher that was removed is still there, or was told of %d events", len(w))
 	}

@@ -117,7 +117,7 @@ func resetKernelFrom(addr netip.Addr) (n int) {
 // changes only.
 func (f *flow) from(addr netip.Addr) bool {
 	for i := range f.ends {
-		if e := &f.ends[i]; e.tcp && ownAddress(e.owner) == addr {
+		if e := &f.ends[i]; e.tcp && OwnAddress(e.owner) == addr {
 			return true
 		}
 	}

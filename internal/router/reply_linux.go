@@ -1,11 +1,13 @@
 package router
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -25,6 +27,7 @@ const (
 	maxReplySockets = 1024
 	replyIdle       = 2 * time.Minute
 	replySweep      = 30 * time.Second
+	maxWaiting      = 256 // sends that wait for a socket; one that has replies from more new ports at once loses some
 )
 
 type replyKey struct {
@@ -41,7 +44,9 @@ type replySocket struct {
 
 // replySockets makes, finds and closes reply sockets.
 type replySockets struct {
-	pool *pool
+	pool    *pool
+	waiting atomic.Int32   // sends that wait for a socket
+	later   sync.WaitGroup // the same
 
 	mu      sync.Mutex // guards the rest; taken before a replySocket's
 	sockets map[replyKey]*replySocket
@@ -62,6 +67,9 @@ func (r *replySockets) send(flow portolan.Flow, payloads [][]byte) error {
 	// A second time, when the socket was closed in between.
 	for range 2 {
 		sock, err := r.get(key)
+		if errors.Is(err, errNoneReady) {
+			return r.sendLater(key, flow, payloads)
+		}
 		if err != nil {
 			return err
 		}
@@ -71,6 +79,44 @@ func (r *replySockets) send(flow portolan.Flow, payloads [][]byte) error {
 		}
 	}
 	return errors.New("reply sockets are used up")
+}
+
+// errNoneReady says that the helper has to be asked for a socket, which waits.
+var errNoneReady = errors.New("no reply socket is ready")
+
+// sendLater sends once the helper has made a socket. Above maxWaiting the datagrams
+// are lost.
+func (r *replySockets) sendLater(key replyKey, flow portolan.Flow, payloads [][]byte) error {
+	if r.waiting.Add(1) > maxWaiting {
+		r.waiting.Add(-1)
+		return errNoneReady
+	}
+	copies := make([][]byte, len(payloads))
+	for i, payload := range payloads {
+		copies[i] = bytes.Clone(payload)
+	}
+	r.later.Go(func() {
+		defer r.waiting.Add(-1)
+		if err := r.fetch(key); err == nil {
+			_ = r.send(flow, copies) // lost like any datagram
+		}
+	})
+	return nil
+}
+
+// fetch waits for a socket of the helper's and makes it that of key.
+func (r *replySockets) fetch(key replyKey) error {
+	fd, err := r.pool.get(key.kind())
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed || r.sockets[key] != nil {
+		return unix.Close(fd)
+	}
+	_, err = r.adoptLocked(key, fd)
+	return err
 }
 
 // send reports whether the socket was still open, and the first error that one
@@ -112,7 +158,7 @@ func (s *replySocket) lastUsed() time.Time {
 	return s.used
 }
 
-// get finds or makes the socket of a port.
+// get finds or makes the socket of a port. It does not wait.
 func (r *replySockets) get(key replyKey) (*replySocket, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -122,9 +168,26 @@ func (r *replySockets) get(key replyKey) (*replySocket, error) {
 	if sock := r.sockets[key]; sock != nil {
 		return sock, nil
 	}
-	sock, err := r.open(key)
-	if err != nil {
-		return nil, err
+	fd, ok := r.pool.take(key.kind())
+	if !ok {
+		return nil, errNoneReady
+	}
+	return r.adoptLocked(key, fd)
+}
+
+func (k replyKey) wildcard() netip.Addr {
+	if k.v6 {
+		return netip.IPv6Unspecified()
+	}
+	return netip.IPv4Unspecified()
+}
+
+func (k replyKey) kind() kind { return kindFor(false, k.wildcard()) }
+
+// adoptLocked makes fd, which it closes after an error, the socket of key.
+func (r *replySockets) adoptLocked(key replyKey, fd int) (*replySocket, error) {
+	if err := unix.Bind(fd, sockaddr(netip.AddrPortFrom(key.wildcard(), key.port))); err != nil {
+		return nil, errors.Join(fmt.Errorf("bind port %d: %w", key.port, err), unix.Close(fd))
 	}
 	if len(r.sockets) >= maxReplySockets {
 		r.dropOldestLocked()
@@ -132,23 +195,9 @@ func (r *replySockets) get(key replyKey) (*replySocket, error) {
 	if r.sockets == nil {
 		r.sockets = map[replyKey]*replySocket{}
 	}
+	sock := &replySocket{fd: fd, used: time.Now()}
 	r.sockets[key] = sock
 	return sock, nil
-}
-
-func (r *replySockets) open(key replyKey) (*replySocket, error) {
-	wildcard := netip.IPv4Unspecified()
-	if key.v6 {
-		wildcard = netip.IPv6Unspecified()
-	}
-	fd, err := r.pool.get(kindFor(false, wildcard))
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.Bind(fd, sockaddr(netip.AddrPortFrom(wildcard, key.port))); err != nil {
-		return nil, errors.Join(fmt.Errorf("bind port %d: %w", key.port, err), unix.Close(fd))
-	}
-	return &replySocket{fd: fd, used: time.Now()}, nil
 }
 
 func (r *replySockets) dropOldestLocked() {
@@ -189,14 +238,16 @@ func (r *replySockets) sweep(before time.Time) {
 	}
 }
 
+// close is called when the helper makes no more sockets.
 func (r *replySockets) close() {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.closed = true
 	for key, sock := range r.sockets {
 		sock.close()
 		delete(r.sockets, key)
 	}
+	r.mu.Unlock()
+	r.later.Wait()
 }
 
 // sourceControl is the control message that sets a datagram's source address.

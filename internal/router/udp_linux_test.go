@@ -334,16 +334,60 @@ func (l *lab) countOnLink(t *testing.T, port uint16) func() int {
 	}
 }
 
+// Who replies does not wait for the helper: what needs a new socket comes once there
+// is one, and what is more than may wait is lost.
+func TestReplyDoesNotWait(t *testing.T) {
+	l := newLab(t)
+	d := l.attach(t, &fakeHandler{})
+	flow := portolan.Flow{Proto: portolan.UDP, Src: netip.AddrPortFrom(container4, 9)}
+	var client *net.UDPConn
+	l.container.do(t, func() (err error) {
+		client, err = net.ListenUDP("udp4", net.UDPAddrFromAddrPort(flow.Src))
+		return err
+	})
+	defer client.Close()
+	const ports = 3 * poolSize
+	for port := range uint16(ports) {
+		flow.Dst = netip.AddrPortFrom(server4, port+1)
+		if err := d.ReplyUDP(flow, []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_ = client.SetReadDeadline(time.Now().Add(10 * time.Second))
+	for n := range ports {
+		if _, err := client.Read(make([]byte, 1)); err != nil {
+			t.Fatalf("after %d of %d replies: %v", n, ports, err)
+		}
+	}
+	d.replies.waiting.Store(maxWaiting)
+	eventually(t, "a reply is lost", func() bool {
+		for taken := true; taken; {
+			var fd int
+			if fd, taken = d.pool.take(kindFor(false, server4)); taken {
+				_ = unix.Close(fd)
+			}
+		}
+		flow.Dst = netip.AddrPortFrom(server4, flow.Dst.Port()+1)
+		return errors.Is(d.ReplyUDP(flow, []byte("x")), errNoneReady)
+	})
+	d.replies.waiting.Store(0)
+}
+
 func TestReplySocketsAreBounded(t *testing.T) {
 	l := newLab(t)
 	d := l.attach(t, &fakeHandler{})
 	flow := portolan.Flow{Proto: portolan.UDP, Src: netip.AddrPortFrom(container4, 9)}
 	for port := range uint16(maxReplySockets + 20) {
 		flow.Dst = netip.AddrPortFrom(server4, port+1)
-		if err := d.ReplyUDP(flow, nil); err != nil {
-			t.Fatal(err)
-		}
+		eventually(t, "a reply is taken", func() bool {
+			err := d.ReplyUDP(flow, nil)
+			if err != nil && !errors.Is(err, errNoneReady) {
+				t.Fatal(err)
+			}
+			return err == nil
+		})
 	}
+	eventually(t, "no reply waits for a socket", func() bool { return d.replies.waiting.Load() == 0 })
 	if n := len(d.replies.sockets); n != maxReplySockets {
 		t.Errorf("%d reply sockets, want %d", n, maxReplySockets)
 	}

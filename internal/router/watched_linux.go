@@ -13,7 +13,7 @@ import (
 )
 
 // watched is descriptors that a loop tells a watcher of when they are readable,
-// with their index as tag. After serve has begun, it is the loop thread's own.
+// with their index as tag. All but serve is the loop thread's own.
 type watched struct {
 	all    []*descriptor
 	loop   *poll.Loop
@@ -28,12 +28,12 @@ func (s *watched) serve(ctx context.Context, w poll.Watcher) error {
 	if s.loop = poll.Next(); s.loop == nil {
 		return errors.New("watch the router: descriptors or memory are short")
 	}
-	s.failed, s.id = make(chan error, 1), s.loop.Add(w)
-	defer s.end()
-	for _, d := range s.all {
-		if err := s.watch(d); err != nil {
-			return err
-		}
+	s.failed = make(chan error, 1)
+	defer s.loop.Call(s.end)
+	var err error
+	s.loop.Call(func() { err = s.begin(w) })
+	if err != nil {
+		return err
 	}
 	select {
 	case <-ctx.Done():
@@ -41,6 +41,16 @@ func (s *watched) serve(ctx context.Context, w poll.Watcher) error {
 	case err := <-s.failed:
 		return err
 	}
+}
+
+func (s *watched) begin(w poll.Watcher) error {
+	s.id = s.loop.Add(w)
+	for _, d := range s.all {
+		if err := s.watch(d); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *watched) watch(d *descriptor) (err error) {
@@ -57,16 +67,11 @@ func (s *watched) unwatch(d *descriptor) {
 }
 
 func (s *watched) end() {
-	done := make(chan struct{})
-	s.loop.Do(func() {
-		defer close(done)
-		s.ended = true
-		for _, d := range s.all {
-			s.unwatch(d)
-		}
-		s.loop.Remove(s.id)
-	})
-	<-done
+	s.ended = true
+	for _, d := range s.all {
+		s.unwatch(d)
+	}
+	s.loop.Remove(s.id)
 }
 
 // fail makes serve return; d is heard of no more.

@@ -62,20 +62,13 @@ func (t *TCP) open(take func(datapath.Conn)) (*acceptor, error) {
 	_ = t.Listener.Close() // it goes on listening
 	socket.TuneListener(fd)
 	a := &acceptor{TCP: t, take: take, ended: make(chan error, 1), loop: loop, fd: fd, pause: firstPause}
-	a.id = loop.Add(a)
-	if err := a.watch(); err != nil {
-		loop.Remove(a.id)
-		_ = unix.Close(fd)
-		return nil, err
-	}
-	t.stop = func() {
-		freed := make(chan struct{})
-		loop.Do(func() {
-			defer close(freed)
-			a.end(nil)
-		})
-		<-freed
-	}
+	loop.Call(func() {
+		a.id = loop.Add(a)
+		if err := a.watch(); err != nil {
+			a.end(err)
+		}
+	})
+	t.stop = func() { loop.Call(func() { a.end(nil) }) }
 	return a, nil
 }
 
