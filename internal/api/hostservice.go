@@ -9,6 +9,12 @@ type Forward struct {
 	Error  string `json:"error,omitempty"` // why nobody can connect now
 }
 
+// Forwards is the answer to `portolan forward ls`.
+type Forwards struct {
+	Forwards []Forward `json:"forwards"`          // in force
+	Problem  string    `json:"problem,omitempty"` // what is wrong with the file that keeps them, and what to do
+}
+
 // SSHAgent says where the ssh-agent's socket of the machine leads.
 type SSHAgent struct {
 	Socket string        `json:"socket"`          // in the machine, for containers

@@ -100,14 +100,17 @@ func (g *global) addForward(ctx context.Context, f api.Forward) error {
 }
 
 func (g *global) listForwards(ctx context.Context) error {
-	forwards, err := g.client().Forwards(ctx)
+	list, err := g.client().Forwards(ctx)
 	if err != nil {
 		return err
 	}
-	if g.json {
-		return g.printJSON(forwards)
+	if list.Problem != "" {
+		g.warnf("%s", list.Problem)
 	}
-	printForwards(g.Out, forwards)
+	if g.json {
+		return g.printJSON(list.Forwards)
+	}
+	printForwards(g.Out, list.Forwards)
 	return nil
 }
 

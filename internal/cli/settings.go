@@ -386,7 +386,7 @@ func (g *global) printChanges(change settings.Edit, applied api.Applied) error {
 		g.printf("%s: %s -> %s\n", c.Key.Name, shownText(c.Before), shownText(c.After))
 	}
 	if len(change.Changes) == 0 {
-		g.printf("nothing changes\n")
+		g.printf("no setting changes\n")
 	}
 	g.printApplied(applied)
 	return nil

@@ -28,7 +28,7 @@ which is the setting ` + settings.KeySSHAgent + `.`
 
 const sshAgentUseHelp = `Chooses where the ssh-agent is: a path; auto for SSH_AUTH_SOCK of this shell and
 the usual places; none to close it to containers. It counts from the next
-connection on.`
+connection on, and what answers there now is shown.`
 
 func (g *global) sshAgentCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -55,7 +55,19 @@ func (g *global) sshAgentCommand() *cobra.Command {
 			}
 			return nil
 		},
-		RunE: func(cmd *cobra.Command, args []string) error { return g.useSSHAgent(cmd.Context(), args[0]) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := g.useSSHAgent(cmd.Context(), args[0]); err != nil || g.json {
+				return err
+			}
+			agent, err := g.client().SSHAgent(cmd.Context())
+			if errors.Is(err, client.ErrNotRunning) {
+				return nil // the choice counts from the next start on
+			}
+			if err == nil {
+				g.printSSHAgent(agent)
+			}
+			return err
+		},
 	})
 	return cmd
 }

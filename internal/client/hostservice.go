@@ -8,12 +8,12 @@ import (
 )
 
 // Forwards lists what AddForward added.
-func (c *Client) Forwards(ctx context.Context) ([]api.Forward, error) {
-	var forwards []api.Forward
-	if err := c.do(ctx, http.MethodGet, "/v1/forwards", &forwards); err != nil {
-		return nil, wrap("list forwards", err)
+func (c *Client) Forwards(ctx context.Context) (api.Forwards, error) {
+	var list api.Forwards
+	if err := c.do(ctx, http.MethodGet, "/v1/forwards", &list); err != nil {
+		return api.Forwards{}, wrap("list forwards", err)
 	}
-	return forwards, nil
+	return list, nil
 }
 
 // AddForward adds a forward and returns it as it listens.

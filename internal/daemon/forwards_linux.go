@@ -321,11 +321,14 @@ func (f *forwarding) request(r *http.Request) (hostservice.Forward, error) {
 	return f.table.Places.Place(forward)
 }
 
-func (f *forwarding) listAll() []api.Forward {
+func (f *forwarding) listAll() api.Forwards {
 	list, errs := f.table.List()
-	shown := []api.Forward{}
+	shown := api.Forwards{Forwards: []api.Forward{}}
 	for i, forward := range list {
-		shown = append(shown, shownForward(forward, errs[i]))
+		shown.Forwards = append(shown.Forwards, shownForward(forward, errs[i]))
+	}
+	if err := f.table.Bad(); err != nil {
+		shown.Problem = err.Error()
 	}
 	return shown
 }

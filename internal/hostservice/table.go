@@ -181,11 +181,14 @@ func (t *Table) Find(side Side, listen Endpoint) (Forward, bool) {
 const retryPause = 5 * time.Second
 
 // Run keeps the host's listeners until ctx ends. One that can't be had now, since
-// another program has the port, is tried again.
+// another program has the port, is tried again, as is the file while it is bad.
 func (t *Table) Run(ctx context.Context) error {
 	defer t.Host.Close()
 	for said := false; ; said = true {
 		t.change.Lock()
+		if err := t.repaired(ctx, ctx); err != nil && t.Bad() == nil {
+			t.Log.Warn("open repaired forwards in the machine", "err", err)
+		}
 		failed := t.reconcileHost(ctx)
 		t.change.Unlock()
 		for e, err := range failed {

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -210,6 +212,38 @@ func TestBadFile(t *testing.T) {
 	if list, _ := table.List(); !slices.Equal(list, []Forward{kept, other}) || !slices.Equal(far.listeners, []Endpoint{kept.Listen, other.Listen}) {
 		t.Errorf("after the repair: %v, the machine has %v", list, far.listeners)
 	}
+}
+
+// The file that somebody has repaired counts without being asked for.
+func TestRepairedFile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir, far := t.TempDir(), &machine{}
+		table := newTable(t, dir, far)
+		write := func(text string) {
+			t.Helper()
+			if err := os.WriteFile(table.File, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write(`[`)
+		if err := table.Load(); err == nil {
+			t.Fatal("the bad file is read")
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		defer synctest.Wait()
+		defer stop()
+		go func() { _ = table.Run(ctx) }() // it returns no error
+		time.Sleep(2 * retryPause)
+		if table.Bad() == nil {
+			t.Error("the bad file is taken for good")
+		}
+		write(`[{"from":"machine","listen":"unix:a","to":"unix:/b"}]`)
+		time.Sleep(2 * retryPause)
+		listens := []Endpoint{{"unix", MachineDir + "/a"}}
+		if err := table.Bad(); err != nil || !slices.Equal(table.Listens(Machine), listens) || !slices.Equal(far.listeners, listens) {
+			t.Errorf("the repaired file: %v, listed: %v, the machine has %v", err, table.Listens(Machine), far.listeners)
+		}
+	})
 }
 
 // What is in force can be written and read again.

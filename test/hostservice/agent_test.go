@@ -96,13 +96,17 @@ func TestSSHAgent(t *testing.T) {
 	t.Run("agent restarted", func(t *testing.T) { sees(t, s, first, kept...) })
 	second := startAgent(t, s, dir, "second")
 	t.Run("agent moved, by use", func(t *testing.T) {
-		s.Portolan(t, "ssh-agent", "use", second.socket)
+		if out := s.Portolan(t, "ssh-agent", "use", second.socket); !strings.Contains(out, second.socket+" (setting): answers, keys: 1") {
+			t.Errorf("ssh-agent use: %s", out)
+		}
 		sees(t, s, second, kept...)
 		s.Portolan(t, "ssh-agent", "use", "none")
 		if out, code := s.TryDocker(t, append(kept, "ssh-add", "-l")...); code == 0 {
 			t.Errorf("a closed agent answers: %s", out)
 		}
-		s.Portolan(t, "ssh-agent", "use", "auto")
+		if out := s.Portolan(t, "ssh-agent", "use", "auto"); !strings.Contains(out, first.socket+" (SSH_AUTH_SOCK): answers, keys: 1") {
+			t.Errorf("ssh-agent use auto: %s", out)
+		}
 		sees(t, s, first, kept...)
 	})
 	t.Run("agent moved, by the setting", func(t *testing.T) {

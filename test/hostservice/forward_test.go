@@ -177,6 +177,9 @@ func TestForwards(t *testing.T) {
 		if status := s.Status(t); !strings.Contains(strings.Join(status.Problems, "\n"), wrong) {
 			t.Errorf("status does not name the bad file: %v", status.Problems)
 		}
+		if out, code := s.TryPortolan(t, "forward", "ls"); code != 0 || !strings.Contains(out, wrong) || !strings.Contains(out, dbSocket) || len(forwards(t, s)) != count {
+			t.Errorf("forward ls does not name the bad file, or what is in force: exit code %d: %s", code, out)
+		}
 		if out, code := s.TryPortolan(t, "forward", "rm", "unix:db.sock", "--from", "machine"); code != 1 || !strings.Contains(out, wrong) {
 			t.Errorf("a forward is removed from a bad file: exit code %d: %s", code, out)
 		}
