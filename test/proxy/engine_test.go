@@ -78,6 +78,13 @@ func TestEngineBehindProxy(t *testing.T) {
 		}
 		checkCertificatesInBuild(t, s)
 	})
+	t.Run("a dead proxy", func(t *testing.T) {
+		settle(t, s, proxied(1, ""))
+		stage.Eventually(t, 5*time.Second, "docker pull tells which proxy is dead, and who named it", func() bool {
+			out, code := s.TryDocker(t, "pull", registryName+"/test/none")
+			return code != 0 && strings.Contains(out, fmt.Sprintf("reach proxy http://%s:1: ", lab.NeighbourV4)) && strings.Contains(out, "setting proxy.https")
+		})
+	})
 	if now := s.Docker(t, "inspect", "-f", "{{.State.StartedAt}} {{.State.Pid}}", "always"); now != started {
 		t.Errorf("the container that ran all along was %s and is %s", started, now)
 	}

@@ -1,10 +1,14 @@
 package server
 
 import (
+	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/portolan-net/portolan/internal/datapath"
+	"github.com/portolan-net/portolan/internal/relay"
 )
 
 // notedConn tells when its user has closed it, or handed it on.
@@ -61,3 +65,37 @@ func (l *oneListener) Close() error { return nil }
 
 // Addr is our end of the connection.
 func (l *oneListener) Addr() net.Addr { return l.conn.LocalAddr() }
+
+// errAddressLost is how a request ends whose VPN has gone.
+var errAddressLost = errors.New("this host has lost the address that the connection was from")
+
+// outboundConn carries requests until the host loses the connection's own address.
+type outboundConn struct {
+	net.Conn
+	lost   atomic.Bool
+	forget func()
+}
+
+func newOutboundConn(conn net.Conn) *outboundConn {
+	c := &outboundConn{Conn: conn}
+	c.forget = relay.EndWith(func() {
+		c.lost.Store(true)
+		_ = conn.SetDeadline(time.Unix(1, 0)) // fails on a closed one only
+	}, relay.OwnAddress(conn))
+	return c
+}
+
+// Read is net.Conn's.
+func (c *outboundConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if err != nil && c.lost.Load() {
+		err = errAddressLost
+	}
+	return n, err
+}
+
+// Close closes the connection.
+func (c *outboundConn) Close() error {
+	c.forget()
+	return c.Conn.Close()
+}

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
 	"strings"
 	"syscall"
+	"time"
 
+	"github.com/portolan-net/portolan/internal/datapath"
 	"github.com/portolan-net/portolan/internal/proxy"
 )
 
@@ -60,8 +63,34 @@ func report(err error, group string) (code int, text string) {
 	return code, "portolan: " + text
 }
 
-// errorPage is an HTTP/1.1 response that says text and ends the connection.
-func errorPage(code int, text string) string {
-	return fmt.Sprintf("HTTP/1.1 %d %s\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s\n",
-		code, http.StatusText(code), len(text)+1, text)
+// tellTimeout bounds the writing of an error.
+const tellTimeout = 5 * time.Second
+
+// tell answers an HTTP/1.1 client with text, and closes the connection. Its
+// status line says the text, too: of a refused CONNECT, Go's and Python's clients
+// show nothing but that line.
+func tell(conn datapath.Conn, code int, text string) {
+	_ = conn.SetDeadline(time.Now().Add(tellTimeout))
+	_, _ = fmt.Fprintf(conn, "HTTP/1.1 %d %s: %s\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s\n",
+		code, http.StatusText(code), reason(text), len(text)+1, text) // a client that does not read is gone
+	_ = conn.CloseWrite()
+	_, _ = io.Copy(io.Discard, conn) // closing with unread bytes would be a reset, and take the page along
+	_ = conn.Close()
+}
+
+// maxReason bounds a status line's text: old clients read lines into small buffers.
+const maxReason = 400
+
+// reason is text as a status line may have it (RFC 9112, section 4).
+func reason(text string) string {
+	text = strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return ' '
+		}
+		return r
+	}, text)
+	if len(text) > maxReason {
+		text = text[:maxReason] + "..."
+	}
+	return text
 }

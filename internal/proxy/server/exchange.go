@@ -187,6 +187,6 @@ func (e *exchanger) dialer(route proxy.Route) func(context.Context, string, stri
 		if err != nil {
 			return nil, dialError{err}
 		}
-		return conn, nil
+		return newOutboundConn(conn), nil
 	}
 }

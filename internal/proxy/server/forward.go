@@ -99,7 +99,7 @@ func (f *forward) connect(w http.ResponseWriter, r *http.Request) {
 	}
 	far, err := f.reach(r.Context(), to)
 	if err != nil {
-		f.refuse(w, to, err)
+		f.refuseTunnel(w, to, err)
 		return
 	}
 	near, err := hijack(w, far)
@@ -142,10 +142,26 @@ func hijack(w http.ResponseWriter, far datapath.Conn) (datapath.Conn, error) {
 
 // refuse answers a request that can't be carried.
 func (f *forward) refuse(w http.ResponseWriter, to proxy.Destination, err error) {
-	_, group := f.policy()
-	code, text := report(err, group)
-	f.server.cfg.Log.Debug("refuse request", "client", f.addr, "to", to.Address(), "status", code, "error", err)
+	code, text := f.report(to, err)
 	http.Error(w, text, code)
+}
+
+// refuseTunnel answers a CONNECT that can't be carried.
+func (f *forward) refuseTunnel(w http.ResponseWriter, to proxy.Destination, err error) {
+	code, text := f.report(to, err)
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil { // never of HTTP/1
+		http.Error(w, text, code)
+		return
+	}
+	tell(conn.(*notedConn), code, text)
+}
+
+func (f *forward) report(to proxy.Destination, err error) (code int, text string) {
+	_, group := f.policy()
+	code, text = report(err, group)
+	f.server.cfg.Log.Debug("refuse request", "client", f.addr, "to", to.Address(), "status", code, "error", err)
+	return code, text
 }
 
 // exchange passes one request and its answer on.

@@ -191,7 +191,11 @@ func connect(t *testing.T, forward, target, early string) (int, string, *bufio.R
 		return response.StatusCode, "", rw
 	}
 	body, _ := io.ReadAll(io.LimitReader(response.Body, response.ContentLength))
-	return response.StatusCode, strings.TrimSpace(string(body)), rw
+	text := strings.TrimSpace(string(body))
+	if response.StatusCode != http.StatusBadRequest && !strings.HasSuffix(response.Status, ": "+text) {
+		t.Errorf("the status line says %q, without %q", response.Status, text)
+	}
+	return response.StatusCode, text, rw
 }
 
 // startEcho answers what it gets.
@@ -254,6 +258,16 @@ func TestRefusals(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A status line has what belongs there, and no more than a client's buffer takes.
+func TestReason(t *testing.T) {
+	if got := reason("a\r\nb\tc\x00é"); got != "a  b c  " {
+		t.Errorf("%q", got)
+	}
+	if got := reason(strings.Repeat("x", 1000)); len(got) != maxReason+len("...") {
+		t.Errorf("%d bytes", len(got))
 	}
 }
 

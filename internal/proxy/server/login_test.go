@@ -68,7 +68,7 @@ func TestForwardNTLM(t *testing.T) {
 		got, _ := io.ReadAll(response.Body)
 		response.Body.Close()
 		if response.StatusCode != http.StatusOK || string(got) != url+"body" {
-			t.Errorf("%.40s: %d %.80s", url, response.StatusCode, got)
+			t.Errorf("%.40s: %d %.80s", url, response.StatusCode, got[max(0, len(got)-80):])
 		}
 	}
 	if code, got := get(t, proxyClient(t, b.forward(containerAddr)), long); code != http.StatusOK || got != long {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -202,7 +201,7 @@ func (e *namedEndpoint) Serve(ctx context.Context, conn datapath.Conn) {
 			f.serve(ctx, &resumedConn{Conn: conn, first: first.bytes})
 			return
 		}
-		e.tell(conn, first, to, err)
+		e.refuse(conn, first, to, err)
 		return
 	}
 	began := time.Now()
@@ -241,20 +240,13 @@ func refusesTunnel(err error) bool {
 		(refused.Code == http.StatusForbidden || refused.Code == http.StatusMethodNotAllowed)
 }
 
-// tellTimeout bounds the writing of an error.
-const tellTimeout = 5 * time.Second
-
-// tell says why there is no way, to those who understand, and ends the flow.
-func (e *namedEndpoint) tell(conn datapath.Conn, first opening, to proxy.Destination, err error) {
+// refuse says why there is no way, to those who understand, and ends the flow.
+func (e *namedEndpoint) refuse(conn datapath.Conn, first opening, to proxy.Destination, err error) {
 	code, text := report(err, "containersProxy")
 	e.server.cfg.Log.Debug("refuse transparent flow", "flow", e.flow, "to", to.Address(), "error", err)
 	if first.kind != speaksPlainHTTP {
 		datapath.Reset(conn)
 		return
 	}
-	_ = conn.SetDeadline(time.Now().Add(tellTimeout))
-	_, _ = io.WriteString(conn, errorPage(code, text)) // a client that does not read is gone
-	_ = conn.CloseWrite()
-	_, _ = io.Copy(io.Discard, conn) // closing with unread bytes would be a reset, and take the page along
-	_ = conn.Close()
+	tell(conn, code, text)
 }

@@ -292,6 +292,10 @@ func (m machine) checkRefusals(t *testing.T) {
 			t.Errorf("%q does not name %s", out, want)
 		}
 	}
+	words := append(append([]string{"run", "--rm"}, programs()...), "-e", "https_proxy="+forward, "--entrypoint", "/usr/bin/python3", testimage.Name)
+	if out, _ := m.TryDocker(t, append(words, "-c", python, "https://"+webName+"/")...); !strings.Contains(out, "502 Bad Gateway: portolan: proxy http://"+squidBasic) || !strings.Contains(out, "407") {
+		t.Errorf("Python, login wanted: %s", out)
+	}
 	if out, _ := m.curl("-i", "http://"+webName+"/ip"); !strings.Contains(out, "502 Bad Gateway") || !strings.Contains(out, "containersProxy.http") {
 		t.Errorf("transparent, login wanted: %s", out)
 	}
