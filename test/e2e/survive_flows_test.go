@@ -54,8 +54,18 @@ func serveAll(t *testing.T, s *stage.Stage) {
 }
 
 // answerWithin waits until all published ports answer and a container reaches
-// out, and says when that was.
+// out.
 func answerWithin(t *testing.T, s *stage.Stage, limit time.Duration) {
+	t.Helper()
+	portsAnswer(t, s, limit)
+	stage.Eventually(t, limit, "a container reaches out", func() bool {
+		out, code := s.TryDocker(t, "exec", "tcp0", "/bin/toolbox", "get", "http://"+lab.WebV4+"/ip")
+		return code == 0 && strings.Contains(out, lab.HostV4)
+	})
+}
+
+// portsAnswer waits until all published ports answer, and says when that was.
+func portsAnswer(t *testing.T, s *stage.Stage, limit time.Duration) {
 	t.Helper()
 	start := time.Now()
 	for _, port := range tcpPorts {
@@ -71,10 +81,6 @@ func answerWithin(t *testing.T, s *stage.Stage, limit time.Duration) {
 		})
 	}
 	t.Logf("all ports answered within %v", time.Since(start).Round(time.Millisecond))
-	stage.Eventually(t, limit, "a container reaches out", func() bool {
-		out, code := s.TryDocker(t, "exec", "tcp0", "/bin/toolbox", "get", "http://"+lab.WebV4+"/ip")
-		return code == 0 && strings.Contains(out, lab.HostV4)
-	})
 }
 
 // exchange sends a text and wants it back.
@@ -101,12 +107,13 @@ func exchange(conn net.Conn, text string, last bool, limit time.Duration) error 
 // openFlows opens all flows and sends something over each.
 func openFlows(t *testing.T, s *stage.Stage) *flows {
 	t.Helper()
-	f := &flows{s: s, since: time.Now()}
+	f := &flows{s: s}
 	server, err := s.Lab.Internet.Listen("tcp", hostPort(lab.EmptyV4, 9000))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer server.Close()
+	s.TryDocker(t, "rm", "-f", "held") // of flows that ended while nobody could be asked
 	s.Docker(t, "run", "-d", "--name", "held", testimage.Name, "hold", hostPort(lab.EmptyV4, 9000), "-count", strconv.Itoa(flowsEach))
 	t.Cleanup(func() {
 		s.TryDocker(t, "rm", "-f", "held")
@@ -128,6 +135,7 @@ func openFlows(t *testing.T, s *stage.Stage) *flows {
 		}
 		f.inbound = append(f.inbound, conn)
 	}
+	f.since = time.Now() // former ones have ended by now
 	f.allGo(t)
 	return f
 }
@@ -162,6 +170,19 @@ func (f *flows) each(t *testing.T, check func(net.Conn) error) {
 func (f *flows) allGo(t *testing.T) {
 	t.Helper()
 	f.each(t, func(conn net.Conn) error { return exchange(conn, sign, false, 10*time.Second) })
+}
+
+// noneGoes fails for each flow that carries a text, and for each whose end
+// outside the machine is left without an answer.
+func (f *flows) noneGoes(t *testing.T) {
+	t.Helper()
+	f.each(t, func(conn net.Conn) error {
+		err := exchange(conn, sign, false, 10*time.Second)
+		if err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			return fmt.Errorf("it did not end: %v", err)
+		}
+		return nil
+	})
 }
 
 // allEndOutside fails for each flow whose end outside the machine does not see
@@ -214,8 +235,8 @@ func (f *flows) publishedEnd(t *testing.T, killed time.Time, limit time.Duration
 				stamp, text, _ := strings.Cut(line, " ")
 				at, err := time.Parse(time.RFC3339Nano, stamp)
 				result, parseErr := testimage.Parse([]byte(text))
-				if err != nil || parseErr != nil || result.Bytes != int64(len(sign)) {
-					continue // none of these: the sign went over each once
+				if err != nil || parseErr != nil || result.Bytes == 0 || result.Bytes%int64(len(sign)) != 0 {
+					continue // none of these: over each went nothing but the sign
 				}
 				if result.Outcome == testimage.Reset || result.Outcome == testimage.Closed {
 					count++

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/portolan-net/portolan/internal/api"
 	"github.com/portolan-net/portolan/internal/lab"
@@ -19,7 +20,7 @@ import (
 )
 
 // What the computer is short of is said in status, spoils no file, and is over
-// when there is enough again.
+// when there is enough again. A thousand open flows do not notice.
 func TestShortage(t *testing.T) {
 	s := stage.New(t)
 	if err := os.MkdirAll(s.StateDir, 0o700); err != nil {
@@ -28,12 +29,8 @@ func TestShortage(t *testing.T) {
 	s.Lab.Host.Run(t, "mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", s.StateDir)
 	s.Portolan(t, "up")
 	s.LoadImage(t)
-	s.Docker(t, "run", "-d", "--name", "echo", "--restart", "always", "-p", "7000:7", testimage.Name, "echo-tcp")
-	answersEcho := func() bool {
-		conn, err := s.Lab.Neighbour.Dial(t.Context(), "tcp", hostPort(lab.HostV4, 7000))
-		return err == nil && exchange(conn, sign, true, deadline) == nil
-	}
-	stage.Eventually(t, deadline, "the port answers", answersEcho)
+	serveAll(t, s)
+	answerWithin(t, s, deadline)
 	said := func(t *testing.T, want ...string) {
 		t.Helper()
 		var last api.Status
@@ -53,39 +50,42 @@ func TestShortage(t *testing.T) {
 		stage.Eventually(t, wellAgain, "all is well", func() bool {
 			status := s.Status(t)
 			_, code := s.TryDocker(t, "run", "--rm", "-p", "8001:80", testimage.Name, "true")
-			return status.State == api.Running && code == 0 && answersEcho()
+			return status.State == api.Running && code == 0
 		})
+		answerWithin(t, s, wellAgain)
 		checkFiles(t, s)
 	}
 
 	t.Run("disk full", func(t *testing.T) {
+		f := openFlows(t, s)
 		fill := filepath.Join(s.StateDir, "fill")
 		out := s.Lab.Host.Run(t, "sh", "-c", "head -c 500m /dev/zero 2>&1 >"+fill+"; true")
 		if !strings.Contains(out, "No space left") {
 			t.Fatalf("filling the disk says %q", out)
 		}
 		said(t, "is full", "free some space")
-		if !answersEcho() {
-			t.Error("the published port does not answer while the disk is full")
-		}
+		f.allGo(t)
 		if _, code := s.TryDocker(t, "run", "--name", "toomuch", "-p", "8001:80", testimage.Name, "true"); code == 0 {
 			t.Error("with a full disk a container runs")
 		}
+		killed := time.Now()
 		kill(t, s.Status(t).Daemon.PID) // the next one finds no space either
-		stage.Eventually(t, wellAgain, "another daemon serves", answersEcho)
+		f.allEndOutside(t, killed, deadline)
+		portsAnswer(t, s, wellAgain)
 		said(t, "is full")
 		s.Lab.Host.Run(t, "rm", fill)
 		s.TryDocker(t, "rm", "-f", "toomuch")
 		well(t)
 	})
+	f := openFlows(t, s)
 	t.Run("read-only", func(t *testing.T) {
 		s.Lab.Host.Run(t, "sh", "-ec", "mount --bind "+s.StateDir+" "+s.StateDir+"; mount -o remount,bind,ro "+s.StateDir)
 		said(t, "is read-only", "make it writable")
-		if !answersEcho() {
-			t.Error("the published port does not answer while the state is read-only")
-		}
+		portsAnswer(t, s, deadline)
+		f.allGo(t)
 		s.Lab.Host.Run(t, "umount", s.StateDir)
 		well(t)
+		f.allGo(t)
 	})
 	t.Run("no descriptors", func(t *testing.T) {
 		daemon := strconv.Itoa(s.Status(t).Daemon.PID)
@@ -104,7 +104,7 @@ func TestShortage(t *testing.T) {
 			}
 		}()
 		for range clients {
-			conn, err := s.Lab.Neighbour.Dial(t.Context(), "tcp", hostPort(lab.HostV4, 7000))
+			conn, err := s.Lab.Neighbour.Dial(t.Context(), "tcp", hostPort(lab.HostV4, tcpPorts[0]))
 			if errors.Is(err, syscall.ECONNRESET) && len(conns) > 0 {
 				continue // beyond what the daemon has descriptors for
 			}
@@ -114,21 +114,21 @@ func TestShortage(t *testing.T) {
 			conns = append(conns, conn)
 		}
 		said(t, "descriptors are in use", "prlimit --pid "+daemon)
-		if err := exchange(conns[0], sign, false, deadline); err != nil {
-			t.Errorf("a flow that stands: %v", err)
-		}
+		f.allGo(t)
 		for _, conn := range conns {
 			_ = conn.Close()
 		}
-		well(t) // still with few, but nobody takes them
+		portsAnswer(t, s, wellAgain) // still with few, but nobody takes them
 		limit(was)
+		well(t)
+		f.allGo(t)
 		if now := strconv.Itoa(s.Status(t).Daemon.PID); now != daemon {
 			t.Errorf("daemon %s runs, want still %s", now, daemon)
 		}
 	})
 	s.Portolan(t, "down")
 	s.Portolan(t, "up")
-	stage.Eventually(t, wellAgain, "the container is there again", answersEcho)
+	answerWithin(t, s, wellAgain)
 	s.Portolan(t, "down")
 	s.Lab.Host.Run(t, "umount", s.StateDir)
 }

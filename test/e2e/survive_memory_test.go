@@ -9,21 +9,18 @@ import (
 	"testing"
 
 	"github.com/portolan-net/portolan/internal/api"
-	"github.com/portolan-net/portolan/internal/lab"
 	"github.com/portolan-net/portolan/internal/stage"
 	"github.com/portolan-net/portolan/internal/testimage"
 )
 
 // A container takes all memory: its own, then the machine's. The first is the
-// engine's business; the second is said in status, and is over with its cause.
+// engine's business; the second is said in status, and is over with its cause. A thousand
+// open flows do not notice.
 func TestMemoryShortage(t *testing.T) {
 	s := stage.Up(t)
-	s.Docker(t, "run", "-d", "--name", "echo", "--restart", "always", "-p", "7000:7", testimage.Name, "echo-tcp")
-	answersEcho := func() bool {
-		conn, err := s.Lab.Neighbour.Dial(t.Context(), "tcp", hostPort(lab.HostV4, 7000))
-		return err == nil && exchange(conn, sign, true, deadline) == nil
-	}
-	stage.Eventually(t, deadline, "the port answers", answersEcho)
+	serveAll(t, s)
+	answerWithin(t, s, deadline)
+	f := openFlows(t, s)
 	sh := func(name, script string, flags ...string) []string {
 		args := append([]string{"run", "--name", name}, flags...)
 		return append(args, "--entrypoint", "sh", testimage.Name, "-c", script)
@@ -40,9 +37,11 @@ func TestMemoryShortage(t *testing.T) {
 		}
 		s.Docker(t, "rm", "greedy")
 		now := s.Status(t)
-		if now.State != api.Running || now.Daemon.PID != was.Daemon.PID || now.Machine.PID != was.Machine.PID || !answersEcho() {
+		if now.State != api.Running || now.Daemon.PID != was.Daemon.PID || now.Machine.PID != was.Machine.PID {
 			t.Errorf("status was %+v and is %+v", was, now)
 		}
+		portsAnswer(t, s, deadline)
+		f.allGo(t)
 	})
 	t.Run("of the machine", func(t *testing.T) {
 		was := s.Status(t)
@@ -64,13 +63,16 @@ func TestMemoryShortage(t *testing.T) {
 		if out, code := s.TryDocker(t, sh("greedy", glutton)...); code == 0 {
 			t.Errorf("the greedy container ends well: %s", out)
 		}
+		f.allGo(t)
 		checkFiles(t, s)
 		limit(-1)
 		s.TryDocker(t, "rm", "-f", "greedy", "holder")
 		stage.Eventually(t, 2*wellAgain, "all is well", func() bool {
 			_, code := s.TryDocker(t, "run", "--rm", "-p", "8001:80", testimage.Name, "true")
-			return code == 0 && s.Status(t).State == api.Running && answersEcho()
+			return code == 0 && s.Status(t).State == api.Running
 		})
+		answerWithin(t, s, wellAgain)
+		f.allGo(t)
 		if now := s.Status(t); now.Daemon.PID != was.Daemon.PID {
 			t.Errorf("daemon %d runs, was %d", now.Daemon.PID, was.Daemon.PID)
 		}
@@ -78,7 +80,7 @@ func TestMemoryShortage(t *testing.T) {
 	})
 	s.Portolan(t, "down")
 	s.Portolan(t, "up")
-	stage.Eventually(t, wellAgain, "the container is there again", answersEcho)
+	answerWithin(t, s, wellAgain)
 }
 
 // memoryGroup is the control group that counts the memory of a process.
