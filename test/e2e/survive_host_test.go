@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"context"
+	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -20,6 +22,13 @@ import (
 // wellAgain is five times the 3 s within which everything works when the host
 // is well again.
 const wellAgain = 15 * time.Second
+
+// lostAfter is five times the 2 s after which connections end whose address has
+// gone with its interface.
+const lostAfter = 10 * time.Second
+
+// stopped is ten seconds for every day; docs/reliability.md tells of minutes.
+var stopped = flag.Duration("stopped", 10*time.Second, "how long TestHostChanges stops the daemon")
 
 // otherV4 is an address that the host gets in place of its own.
 const otherV4 = "192.0.2.11"
@@ -65,7 +74,8 @@ func cutOff(t *testing.T, s *stage.Stage) {
 	}
 }
 
-// What the host goes through, containers go through as well, and no longer.
+// What the host goes through, containers go through as well, and no longer. Of a
+// thousand open flows those go on that the host's own would.
 func TestHostChanges(t *testing.T) {
 	s := stage.New(t)
 	set := func(t *testing.T, lines ...string) {
@@ -83,6 +93,13 @@ func TestHostChanges(t *testing.T) {
 		if err := s.Lab.SetResolvConf(text); err != nil {
 			t.Fatal(err)
 		}
+	}
+	var f *flows
+	allGo := func(t *testing.T) {
+		t.Helper()
+		works(t, s, lab.HostV4)
+		answerWithin(t, s, wellAgain)
+		f.allGo(t)
 	}
 	const nameservers = "nameserver " + lab.DNSV4 + "\n"
 	resolver(t, nameservers)
@@ -102,21 +119,12 @@ func TestHostChanges(t *testing.T) {
 		set(t, append(append([]string{"ip link set lan0 up"}, addresses...), routes...)...)
 		works(t, s, lab.HostV4)
 	})
-	t.Run("daemon stopped for ten seconds", func(t *testing.T) {
-		daemon := s.Status(t).Daemon.PID
-		s.Serve(t, "echo", []string{"-p", "7000:7"}, "echo-tcp")
-		conn := connect(t, s.Lab.Neighbour, hostPort(lab.HostV4, 7000))
-		echoes(t, conn)
-		stop(t, daemon)
-		time.Sleep(10 * time.Second) // it is what the test is about
-		if err := syscall.Kill(daemon, syscall.SIGCONT); err != nil {
-			t.Fatal(err)
-		}
-		works(t, s, lab.HostV4)
-		echoes(t, conn)
-		if now := s.Status(t); now.Daemon.PID != daemon || now.State != api.Running {
-			t.Errorf("afterwards status says %+v", now)
-		}
+	serveAll(t, s)
+	answerWithin(t, s, deadline)
+	f = openFlows(t, s)
+	t.Run("daemon stopped", func(t *testing.T) {
+		daemonStopped(t, s)
+		allGo(t)
 	})
 	t.Run("cable pulled", func(t *testing.T) {
 		if err := s.Lab.Link("host").Down(); err != nil {
@@ -126,25 +134,21 @@ func TestHostChanges(t *testing.T) {
 		if err := s.Lab.Link("host").Up(); err != nil {
 			t.Fatal(err)
 		}
-		works(t, s, lab.HostV4)
+		allGo(t)
 	})
 	t.Run("another address", func(t *testing.T) {
-		s.Serve(t, "echo", []string{"-p", "7000:7"}, "echo-tcp")
-		conn := connect(t, s.Lab.Neighbour, hostPort(lab.HostV4, 7000))
-		echoes(t, conn)
 		set(t, append([]string{"ip addr flush dev lan0 scope global"}, "ip addr add "+otherV4+"/24 dev lan0", routes[0])...)
 		works(t, s, otherV4)
 		time.Sleep(3 * time.Second) // more than what a tunnel's address may be away
 		set(t, append(append([]string{"ip addr flush dev lan0 scope global"}, addresses...), routes...)...)
-		works(t, s, lab.HostV4)
-		echoes(t, conn) // the interface was there: its connections wait
+		allGo(t) // the interface was there: its connections wait
 	})
 	t.Run("interface replaced", func(t *testing.T) {
-		set(t, append(append([]string{
-			"ip link set lan0 down", "ip link set lan0 name uplink7", "ip link set uplink7 up",
-			"ip link set uplink7 down", "ip link set uplink7 name lan0", "ip link set lan0 up",
-		}, addresses...), routes...)...)
-		works(t, s, lab.HostV4)
+		link := s.Lab.Link("host")
+		if err := errors.Join(link.Remove(), link.Replace()); err != nil {
+			t.Fatal(err)
+		}
+		allGo(t)
 	})
 	t.Run("default route and resolver gone and back", func(t *testing.T) {
 		set(t, "ip route del default", "ip -6 route del default")
@@ -156,20 +160,80 @@ func TestHostChanges(t *testing.T) {
 		}
 		set(t, routes...)
 		resolver(t, nameservers)
+		allGo(t)
+	})
+	t.Run("interface gone, and another one later", func(t *testing.T) {
+		link, removed := s.Lab.Link("host"), time.Now()
+		if err := link.Remove(); err != nil {
+			t.Fatal(err)
+		}
+		f.allEnd(t, removed, lostAfter)
+		if err := link.Replace(); err != nil {
+			t.Fatal(err)
+		}
 		works(t, s, lab.HostV4)
+		answerWithin(t, s, wellAgain)
+		f.noneGoes(t)
 	})
 	t.Run("reboot", func(t *testing.T) {
-		was := s.Status(t)
+		f := openFlows(t, s)
+		was, killed := s.Status(t), time.Now()
 		for _, pid := range []int{keeper(t, s), was.Daemon.PID, was.Helper.PID, was.Machine.PID} {
 			kill(t, pid)
 		}
+		f.allEndOutside(t, killed, deadline)
 		if err := os.RemoveAll(s.RunDir); err != nil {
 			t.Fatal(err)
 		}
 		s.Portolan(t, "up")
 		works(t, s, lab.HostV4)
+		answerWithin(t, s, wellAgain)
 	})
 	t.Run("another version", func(t *testing.T) { anotherVersion(t, s) })
+}
+
+// daemonStopped stops the daemon for a while. What is asked of it meanwhile waits:
+// a client of a published port, a container that dials out, one that the engine
+// starts again with its port, and docker.
+func daemonStopped(t *testing.T, s *stage.Stage) {
+	t.Helper()
+	const soon = 3 * time.Second
+	sh := func(name, script string, flags ...string) {
+		args := append([]string{"run", "-d", "--name", name, "--entrypoint", "sh"}, flags...)
+		s.Docker(t, append(args, testimage.Name, "-c", script)...)
+	}
+	was := s.Status(t)
+	sh("dials", fmt.Sprintf("sleep %d; exec /bin/toolbox get http://web.internet.test/ip -timeout 60s", int((*stopped-soon).Seconds())))
+	sh("again", fmt.Sprintf("if mkdir /was; then sleep %d; exit 1; fi; exec /bin/toolbox echo-tcp", int(soon.Seconds())), "--restart", "always", "-p", "7005:7")
+	t.Cleanup(func() { s.Docker(t, "rm", "-f", "dials", "again", "asked") })
+	stop(t, was.Daemon.PID)
+	client := connect(t, s.Lab.Neighbour, hostPort(lab.HostV4, tcpPorts[0]))
+	asked := s.Command(t.Context(), "docker", "run", "-d", "--name", "asked", "-p", "7006:7", testimage.Name, "echo-tcp")
+	if err := asked.Start(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(*stopped) // it is what the test is about
+	if err := syscall.Kill(was.Daemon.PID, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if err := exchange(client, sign, true, wellAgain); err != nil {
+		t.Errorf("a client that came meanwhile: %v", err)
+	}
+	if err := asked.Wait(); err != nil {
+		t.Errorf("docker run, typed meanwhile: %v", err)
+	}
+	for name, port := range map[string]uint16{"again": 7005, "asked": 7006} {
+		stage.Eventually(t, wellAgain, fmt.Sprintf("the port of %q answers", name), func() bool {
+			conn, err := s.Lab.Neighbour.Dial(t.Context(), "tcp", hostPort(lab.HostV4, port))
+			return err == nil && exchange(conn, sign, true, time.Second) == nil
+		})
+	}
+	if code := s.Docker(t, "wait", "dials"); code != "0" {
+		t.Errorf("a container that dialled meanwhile: exit code %s: %s", code, s.Docker(t, "logs", "dials"))
+	}
+	if now := s.Status(t); now.Daemon.PID != was.Daemon.PID || now.Helper.PID != was.Helper.PID || now.State != api.Running {
+		t.Errorf("status was %+v and is %+v", was, now)
+	}
 }
 
 // anotherVersion lets a program of another version take over, and its own again.
@@ -199,13 +263,20 @@ func anotherVersion(t *testing.T, s *stage.Stage) {
 		return s.Docker(t, "inspect", "-f", "{{.State.Pid}} {{.State.StartedAt}}", "web")
 	}
 	was, container := s.Status(t), running()
+	f := openFlows(t, s)
 	for _, program := range []string{other, s.Bin.Portolan} {
 		before := s.Status(t)
 		out, code := tryWith(t, s, nil, program, "up")
 		if code != 0 || !strings.Contains(out, "containers go on") {
 			t.Fatalf("up of %s: exit code %d\n%s", program, code, out)
 		}
+		if program == other {
+			taken := time.Now()
+			f.allEndOutside(t, taken, deadline)
+			f.allEnd(t, taken, deadline)
+		}
 		works(t, s, lab.HostV4)
+		answerWithin(t, s, wellAgain)
 		now := s.Status(t)
 		if now.Daemon.PID == before.Daemon.PID || now.Daemon.Version == before.Daemon.Version ||
 			now.Machine.PID != was.Machine.PID || now.Helper.PID != was.Helper.PID {
