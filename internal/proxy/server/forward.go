@@ -187,6 +187,9 @@ func (f *forward) exchange(w http.ResponseWriter, r *http.Request, port uint16) 
 		ErrorLog:     slog.NewLogLogger(f.server.cfg.Log.Handler(), slog.LevelDebug), // about clients
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) { f.refuse(w, to, err) },
 	}
+	// Else the server would read the request's body to its end before an answer's
+	// head, and close it under the transport, which would close its connection.
+	_ = http.NewResponseController(w).EnableFullDuplex() // HTTP/1.1 can
 	pass.ServeHTTP(w, r)
 }
 

@@ -311,3 +311,34 @@ func TestSilentProxy(t *testing.T) {
 		t.Errorf("GET: %d %s", code, text)
 	}
 }
+
+// An answer is passed on whole while the client is still sending.
+func TestAnswerBeforeTheBodysEnd(t *testing.T) {
+	answer := strings.Repeat("a", 64<<10)
+	upstream := serve(t, func(_ context.Context, conn *net.TCPConn) {
+		defer conn.Close()
+		r := bufio.NewReader(conn)
+		request, err := http.ReadRequest(r)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(answer), answer)
+		_, _ = io.Copy(io.Discard, request.Body) // until the exchange has ended
+	})
+	b := newBench(t, proxy.Config{HTTP: "http://" + upstream}, "")
+	conn, err := net.Dial("tcp", b.forward(containerAddr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	fmt.Fprint(conn, "POST http://web.example/ HTTP/1.1\r\nHost: web.example\r\nContent-Length: 8\r\n\r\nhalf")
+	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(response.Body); err != nil || string(got) != answer {
+		t.Errorf("%d bytes of %d: %v", len(got), len(answer), err)
+	}
+}
