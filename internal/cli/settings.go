@@ -378,9 +378,13 @@ func (g *global) printChanges(change settings.Edit, applied api.Applied) error {
 			change.Changes = []settings.Change{}
 		}
 		return g.printJSON(struct {
-			Changes []settings.Change `json:"changes"`
+			Changes  []settings.Change `json:"changes"`
+			Warnings []string          `json:"warnings,omitempty"`
 			api.Applied
-		}{change.Changes, applied})
+		}{change.Changes, change.Warnings, applied})
+	}
+	for _, warning := range change.Warnings {
+		g.warnf("%s", warning)
 	}
 	for _, c := range change.Changes {
 		g.printf("%s: %s -> %s\n", c.Key.Name, shownText(c.Before), shownText(c.After))

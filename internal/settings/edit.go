@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -17,8 +18,9 @@ type Change struct {
 // Edit is a new text for the user's file that has been checked, and what it
 // changes. Nothing is written before Store.Write.
 type Edit struct {
-	Text    []byte
-	Changes []Change
+	Text     []byte
+	Changes  []Change
+	Warnings []string // those that were none before
 }
 
 // Set prepares the user's file with another value. name is a key, or an object
@@ -167,6 +169,11 @@ func (s *Store) Check(text []byte) (Edit, error) {
 	for i, setting := range s.present.Settings {
 		if next := after.Settings[i]; next.Value != setting.Value {
 			edit.Changes = append(edit.Changes, Change{Key: setting.Key, Before: setting.Value, After: next.Value})
+		}
+	}
+	for _, warning := range after.Warnings {
+		if !slices.Contains(s.present.Warnings, warning) {
+			edit.Warnings = append(edit.Warnings, warning)
 		}
 	}
 	return edit, nil

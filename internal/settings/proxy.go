@@ -76,7 +76,7 @@ func (s *Snapshot) Shown() *Snapshot {
 
 // Shown is the edit as it may be shown: without passwords, and without its text.
 func (e Edit) Shown() Edit {
-	shown := Edit{}
+	shown := Edit{Warnings: e.Warnings}
 	for _, c := range e.Changes {
 		shown.Changes = append(shown.Changes, Change{Key: c.Key, Before: c.Key.Shown(c.Before), After: c.Key.Shown(c.After)})
 	}

@@ -133,6 +133,24 @@ func (s *Snapshot) reconcile() {
 		s.Settings[i].Value = setting.Default
 		s.Warnings = append(s.Warnings, KeyInhibition+": "+s.Settings[i].Note)
 	}
+	for _, group := range []string{"proxy", "containersProxy"} {
+		s.Warnings = append(s.Warnings, s.idleProxies(group)...)
+	}
+}
+
+// idleProxies are warnings about proxies that were chosen and don't count in the
+// group's mode.
+func (s *Snapshot) idleProxies(group string) (warnings []string) {
+	mode, _ := s.Get(group + ".mode")
+	if mode.Value == `"manual"` {
+		return nil
+	}
+	for _, part := range []string{"http", "https", "pac", "embeddedPac"} {
+		if setting, _ := s.Get(group + "." + part); setting.Value.Text() != "" {
+			warnings = append(warnings, fmt.Sprintf("%s counts in mode manual only, and %s is %s", setting.Name, mode.Name, mode.Value.Text()))
+		}
+	}
+	return warnings
 }
 
 // allowedIn: a filter for one family would leave no address in a mode that has

@@ -3,6 +3,7 @@ package settings
 import (
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -206,6 +207,19 @@ func TestInhibitionNeedsDualStack(t *testing.T) {
 		s = resolve(layers(t, `{"dnsInhibition": "none", "defaultNetworkingMode": "`+mode+`"}`, ``))
 		if s.Values.Inhibition != "none" {
 			t.Errorf("%s: none became %s", mode, s.Values.Inhibition)
+		}
+	}
+}
+
+// Proxies that somebody chose and that don't count are no silent matter.
+func TestIdleProxiesWarn(t *testing.T) {
+	for text, want := range map[string][]string{
+		`{"proxy": {"https": "p:1"}}`: {"proxy.https counts in mode manual only, and proxy.mode is system"},
+		`{"proxy": {"mode": "manual", "https": "p:1"}, "containersProxy": {"pac": "/etc/x.pac"}}`: {"containersProxy.pac counts in mode manual only, and containersProxy.mode is same-as-host"},
+		`{"proxy": {"exclude": ["a"]}, "containersProxy": {"transparentPorts": "80"}}`:            nil,
+	} {
+		if s := resolve(layers(t, text, ``)); !slices.Equal(s.Warnings, want) {
+			t.Errorf("%s: %q, want %q", text, s.Warnings, want)
 		}
 	}
 }
