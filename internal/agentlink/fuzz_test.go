@@ -32,8 +32,15 @@ func (checkingDaemon) AgentHere()                                              {
 func (checkingDaemon) AgentGone()                                              {}
 func (checkingDaemon) SetEngine(api.Engine)                                    {}
 func (checkingDaemon) SetNetworks([]netip.Prefix)                              {}
-func (checkingDaemon) SetHostNetwork(portolan.HostNetwork)                     {}
-func (checkingDaemon) Listeners() []string                                     { return nil }
+func (d checkingDaemon) SetHostNetwork(n portolan.HostNetwork) {
+	for _, l := range n.Listeners {
+		if err := d.want(portolan.Binding{Proto: l.Proto, Host: l.Addr, Container: l.Addr}); err != nil {
+			d.Error(err)
+		}
+	}
+}
+
+func (checkingDaemon) Listeners() []string { return nil }
 func (checkingDaemon) Forward(context.Context, string, func() (*net.UnixConn, error)) error {
 	return nil
 }
@@ -44,7 +51,7 @@ func FuzzRequest(f *testing.F) {
 	for _, body := range []string{
 		``, `{}`, `[]`, `null`, `{"proto": "tcp", "host": "0.0.0.0:80", "container": "172.17.0.2:80"}`,
 		`{"Proto": "udp", "Host": "[::]:53", "Container": "[fd00::2]:53"}`, `["172.17.0.0/16", "::/0"]`,
-		`{"ready": true, "restarts": -1}`,
+		`{"ready": true, "restarts": -1}`, `{"used": true, "listeners": [{"proto": "udp", "addr": "[::]:53"}, {"proto": "tcp", "addr": "0.0.0.0:0"}]}`,
 	} {
 		f.Add([]byte(body))
 	}
@@ -53,7 +60,7 @@ func FuzzRequest(f *testing.F) {
 		routes := s.routes()
 		for path, method := range map[string]string{
 			pathPublish: http.MethodPost, pathRenew: http.MethodPost, pathUnpublish: http.MethodPost, pathRelease: http.MethodPost,
-			pathEngine: http.MethodPut, pathNetworks: http.MethodPut,
+			pathEngine: http.MethodPut, pathNetworks: http.MethodPut, pathHostNet: http.MethodPut,
 		} {
 			answer := httptest.NewRecorder()
 			routes.ServeHTTP(answer, httptest.NewRequestWithContext(t.Context(), method, path, bytes.NewReader(body)))

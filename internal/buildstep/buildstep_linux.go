@@ -74,6 +74,9 @@ func extended(text []byte, certificates string) ([]byte, error) {
 	var mounts []json.RawMessage
 	var env []string
 	err := errors.Join(json.Unmarshal(text, &step), json.Unmarshal(step["process"], &process))
+	if err == nil && process == nil {
+		err = errors.New("process: want an object")
+	}
 	if err == nil && step["mounts"] != nil {
 		err = json.Unmarshal(step["mounts"], &mounts)
 	}

@@ -1,6 +1,7 @@
 package buildstep
 
 import (
+	"bytes"
 	"encoding/json"
 	"reflect"
 	"slices"
@@ -18,14 +19,7 @@ func TestExtended(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var before, after map[string]any
-	for text, value := range map[string]*map[string]any{step: &before, string(got): &after} {
-		decoder := json.NewDecoder(strings.NewReader(text))
-		decoder.UseNumber()
-		if err := decoder.Decode(value); err != nil {
-			t.Fatal(err)
-		}
-	}
+	before, after := described(t, []byte(step)), described(t, got)
 	mounts := after["mounts"].([]any)
 	want := map[string]any{
 		"destination": "/dev/portolan/ca-certificates.crt", "type": "bind", "source": bundle,
@@ -80,4 +74,44 @@ func TestDirectory(t *testing.T) {
 			t.Errorf("runc %s: %q, want %q", args, got, want)
 		}
 	}
+}
+
+// Whatever a step's description is, only mounts and variables are added to it.
+func FuzzExtended(f *testing.F) {
+	for _, step := range []string{
+		``, `null`, `{}`, `[]`, `{"process":null,"mounts":[{"destination":"/dev","type":"tmpfs"}]}`, `{"process":{"env":null},"mounts":null}`, `{"process":{"env":[1]}}`,
+		`{"process":{"env":["A=b","SSL_CERT_FILE=/mine"]},"mounts":[{"destination":"/dev","type":"tmpfs"}],"linux":{"limit":18446744073709551615}}`,
+		`{"process":{},"mounts":[{"destination":"/dev/.","type":"tmpfs"},null]}`, `{"mounts":[{"destination":"/dev","type":"tmpfs"}]}`,
+	} {
+		f.Add([]byte(step))
+	}
+	f.Fuzz(func(t *testing.T, step []byte) {
+		got, err := extended(step, bundle)
+		if err != nil || string(got) == string(step) {
+			return
+		}
+		before, after := described(t, step), described(t, got)
+		mounts := after["mounts"].([]any)
+		after["mounts"] = mounts[:len(mounts)-1]
+		process := after["process"].(map[string]any)
+		env, _ := before["process"].(map[string]any)["env"].([]any) // none: null, or not there
+		if process["env"] = process["env"].([]any)[:len(env)]; len(env) == 0 {
+			delete(process, "env")
+			delete(before["process"].(map[string]any), "env")
+		}
+		if !reflect.DeepEqual(before, after) {
+			t.Errorf("%s becomes %s", step, got)
+		}
+	})
+}
+
+// described is a step's description as anybody would read it.
+func described(t *testing.T, text []byte) (step map[string]any) {
+	t.Helper()
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.UseNumber()
+	if err := decoder.Decode(&step); err != nil {
+		t.Fatal(err)
+	}
+	return step
 }

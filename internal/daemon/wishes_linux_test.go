@@ -43,3 +43,28 @@ func TestDamagedWishes(t *testing.T) {
 		}
 	}
 }
+
+// Whatever the file holds: an error that names it, or wishes that can be granted.
+func FuzzWishes(f *testing.F) {
+	for _, text := range []string{
+		`[{"container": "x", "host": "[::]:80", "proto": "udp", "port": 80}]`, `[{"container": "x", "host": "127.0.0.1:0", "proto": "tcp", "port": 80}]`,
+		`null`, `[null]`, `[{"port": -1}]`, `{`,
+	} {
+		f.Add([]byte(text))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		path := filepath.Join(t.TempDir(), "added-ports.json")
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		a := &addedPorts{path: path}
+		if err := a.load(); err != nil && (len(a.wishes) > 0 || !strings.Contains(err.Error(), path+" is damaged")) {
+			t.Errorf("%d wishes, and %v", len(a.wishes), err)
+		}
+		for _, w := range a.wishes {
+			if w.id == "" || w.port == 0 || !w.host.IsValid() || w.host.Port() == 0 || w.proto != portolan.TCP && w.proto != portolan.UDP {
+				t.Errorf("wish %+v", w)
+			}
+		}
+	})
+}

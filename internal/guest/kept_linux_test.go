@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // keptPath tells the test binary to be an agent.
@@ -110,4 +112,57 @@ func playAgent(t *testing.T, path string) {
 		t.Fatal(err)
 	}
 	println("accepted")
+}
+
+// Whatever an agent says to PID 1, no descriptor that came with it is lost, and
+// none is kept without a name.
+func FuzzKept(f *testing.F) {
+	for _, text := range []string{`{"keep":"/a"}`, `{"drop":"/held"}`, `{"keep":"/held","drop":"/held"}`, `{"keep":"/a","drop":"/b"}`, `{}`, `null`, `{`} {
+		f.Add([]byte(text), true)
+		f.Add([]byte(text), false)
+	}
+	f.Fuzz(func(t *testing.T, text []byte, withFile bool) {
+		held, given := open(t), open(t)
+		k := &keeper{files: map[string]*os.File{"/held": held}}
+		var rights []byte
+		fd := -1
+		if withFile {
+			var err error
+			if fd, err = unix.Dup(int(given.Fd())); err != nil {
+				t.Fatal(err)
+			}
+			rights = unix.UnixRights(fd)
+		}
+		err := k.take(text, rights)
+		kept := 0
+		for name, file := range k.files {
+			if name == "" {
+				t.Errorf("%q keeps a file without a name", text)
+			}
+			if file != held {
+				kept++
+			}
+			if _, err := file.Stat(); err != nil {
+				t.Errorf("%q: what is kept as %s: %v", text, name, err)
+			}
+			_ = file.Close()
+		}
+		if kept > 1 || kept == 1 && (err != nil || !withFile) {
+			t.Errorf("%q keeps %d files, with %v", text, kept, err)
+		}
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil {
+			t.Errorf("%q leaves a descriptor open", text)
+		}
+	})
+}
+
+// open opens any file.
+func open(t *testing.T) *os.File {
+	t.Helper()
+	file, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = file.Close() })
+	return file
 }

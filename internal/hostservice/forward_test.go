@@ -2,6 +2,7 @@ package hostservice
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"io"
 	"net"
@@ -217,5 +218,31 @@ func TestSilentAgent(t *testing.T) {
 			t.Errorf("it took %s", took)
 		}
 		_ = conn.Close()
+	})
+}
+
+// answering is an agent that has an answer, whatever it is asked.
+type answering struct{ *bytes.Reader }
+
+func (answering) Write(p []byte) (int, error) { return len(p), nil }
+
+// An agent's answer is read whole and no further, or is an error.
+func FuzzCountKeys(f *testing.F) {
+	for _, answer := range []string{
+		"\x00\x00\x00\x08\x0c\x00\x00\x00\x03keymore", "\x00\x00\x00\x01\x05", "\x00\x00\x00\x05\x0c\xff\xff\xff\xff",
+		"\x00\x00\x00\x01\x0c", "\xff\xff\xff\xff\x0c", "\x00\x00\x00\x00\x05", "",
+	} {
+		f.Add([]byte(answer))
+	}
+	f.Fuzz(func(t *testing.T, answer []byte) {
+		agent := answering{bytes.NewReader(answer)}
+		n, err := countKeys(agent)
+		if err != nil {
+			return
+		}
+		length := int(binary.BigEndian.Uint32(answer))
+		if n < 0 || len(answer)-agent.Len() != 4+length {
+			t.Errorf("%x: %d keys, %d bytes are left", answer, n, agent.Len())
+		}
 	})
 }
