@@ -121,14 +121,14 @@ func FuzzAddToMessage(f *testing.F) {
 // Go's own reading of NO_PROXY; curl's and Python's are tested in containers.
 func TestNoProxy(t *testing.T) {
 	list := NoProxy([]string{"*.corp.test", ".lab.test", "plain.test", "10.1.0.0/16", "x.test:8080", "we?ird", "a,b", "localhost"},
-		[]netip.Prefix{netip.MustParsePrefix("172.17.0.0/16"), netip.MustParsePrefix("fd00:1::/64")}, []string{"db"})
+		[]netip.Prefix{netip.MustParsePrefix("172.17.0.0/16"), netip.MustParsePrefix("fd00:1::/64")}, []string{"db", "172.17.0.9", "fd00:1::9", "[fd00:1::9]"})
 	if strings.ContainsAny(list, "*? ") || strings.Count(list, "localhost") != 1 {
 		t.Error(list)
 	}
 	way := (&httpproxy.Config{HTTPProxy: portolan.ForwardProxy, NoProxy: list}).ProxyFunc()
 	for target, direct := range map[string]bool{
 		"a.corp.test": true, "a.lab.test": true, "plain.test": true, "10.1.2.3": true, "x.test:8080": true, "x.test": false,
-		"localhost": true, "127.0.0.9": true, "[::1]:80": true, "169.254.1.1": true, "[fe80::1]": true, "172.17.0.2": true, "[fd00:1::2]": true,
+		"localhost": true, "127.0.0.9": true, "[::1]:80": true, "169.254.1.1": true, "[fe80::1]": true, "172.17.0.2": true, "[fd00:1::2]": true, "172.17.0.9:80": true, "[fd00:1::9]:80": true,
 		"db:5432": true, "host.docker.internal": true, "web.internet.test": false, "198.51.100.1": false,
 	} {
 		proxy, err := way(&url.URL{Scheme: "http", Host: target})

@@ -11,7 +11,7 @@ import (
 // always are destinations that no proxy has a way to: the container itself, its
 // link, and Portolan's own names.
 func always() []string {
-	return []string{"localhost", "127.0.0.0/8", "127.0.0.1", "::1", "169.254.0.0/16", "fe80::/10", ".docker.internal", ".portolan.internal"}
+	return []string{"localhost", "127.0.0.0/8", "127.0.0.1", "::1", "[::1]", "169.254.0.0/16", "fe80::/10", ".docker.internal", ".portolan.internal"}
 }
 
 // Variables are the proxy variables for containers, in both cases: HTTP_PROXY,
@@ -26,9 +26,11 @@ func Variables(noProxy string) []string {
 }
 
 // NoProxy is a NO_PROXY that curl, Go and Python understand: names, suffixes that
-// begin with a dot, addresses, and networks as CIDR, which old clients skip. An
-// exclusion *.suffix becomes .suffix; one with a port keeps it, which Go reads;
-// other patterns are left to the forward proxy, which knows them.
+// begin with a dot, addresses, and networks as CIDR. Python's urllib and old curls
+// skip networks, so addresses in them stand there, too, as far as names has them:
+// those of IPv6 twice, for urllib wants brackets and curl none. An exclusion
+// *.suffix becomes .suffix; one with a port keeps it, which Go reads; other
+// patterns are left to the forward proxy, which knows them.
 func NoProxy(exclusions []string, networks []netip.Prefix, names []string) string {
 	list := always()
 	for _, n := range networks {

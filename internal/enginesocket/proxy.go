@@ -230,12 +230,15 @@ func (p *Proxy) Networks(ctx context.Context) ([]netip.Prefix, error) {
 	return subnets, nil
 }
 
-// Names asks the engine by which names containers may call each other: their own
-// and those of their compose services.
+// Names asks the engine how containers may call each other: by their names, those
+// of their compose services, and their addresses.
 func (p *Proxy) Names(ctx context.Context) ([]string, error) {
 	var containers []struct {
-		Names  []string
-		Labels map[string]string
+		Names           []string
+		Labels          map[string]string
+		NetworkSettings struct {
+			Networks map[string]struct{ IPAddress, GlobalIPv6Address string }
+		}
 	}
 	if err := p.ask(ctx, "/containers/json?all=1", &containers); err != nil {
 		return nil, err
@@ -245,6 +248,14 @@ func (p *Proxy) Names(ctx context.Context) ([]string, error) {
 		for _, n := range append(c.Names, "/"+c.Labels["com.docker.compose.service"]) {
 			if n = strings.TrimPrefix(n, "/"); n != "" && !strings.Contains(n, "/") { // no alias of a link
 				names = append(names, n)
+			}
+		}
+		for _, n := range c.NetworkSettings.Networks {
+			if n.IPAddress != "" {
+				names = append(names, n.IPAddress)
+			}
+			if n.GlobalIPv6Address != "" {
+				names = append(names, n.GlobalIPv6Address, "["+n.GlobalIPv6Address+"]")
 			}
 		}
 	}
