@@ -5,8 +5,6 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
-
-	"github.com/portolan-net/portolan/internal/datapath"
 )
 
 // ResetFrom ends every TCP flow one of whose connections has addr as its own
@@ -24,8 +22,8 @@ func EndWith(end func(), own ...netip.Addr) (forget func()) {
 	return others.add(&owner{own, end})
 }
 
-// ownAddress is conn's own address, if it has one.
-func ownAddress(conn datapath.Conn) netip.Addr {
+// OwnAddress is conn's own address; not valid where it has none.
+func OwnAddress(conn net.Conn) netip.Addr {
 	if tcp, ok := conn.LocalAddr().(*net.TCPAddr); ok {
 		return tcp.AddrPort().Addr().Unmap()
 	}

@@ -58,7 +58,7 @@ func carryCopied(ctx context.Context, a, b datapath.Conn) Stats {
 	f.running.Store(2)
 	ctx, end := context.WithCancel(ctx)
 	defer end()
-	defer EndWith(end, ownAddress(a), ownAddress(b))()
+	defer EndWith(end, OwnAddress(a), OwnAddress(b))()
 
 	aborted := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {

@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -136,6 +139,61 @@ func openServed(t *testing.T, s *stage.Stage) (wantReset func()) {
 			got, err := testimage.Parse([]byte(s.Docker(t, "logs", name)))
 			return err == nil && got.Outcome == testimage.Reset
 		})
+	}
+}
+
+// The intranet's computers that say nothing.
+const silentV4, silentV6 = "10.99.7.7", "fd99::7"
+
+// openPending has containers connect to computers that do not answer, and get by
+// http.docker.internal what never ends. What is returned checks that each is told,
+// soon after the VPN has gone.
+func openPending(t *testing.T, s *stage.Stage) (wantTold func()) {
+	t.Helper()
+	want := map[string]testimage.Outcome{ // a get fails with the status of what it is told
+		"dials0": testimage.NetUnreachable, "dials1": testimage.NetUnreachable, "gets": testimage.Failed,
+	}
+	run := func(name string, words ...string) {
+		s.Docker(t, slices.Concat([]string{"run", "-d", "--name", name, "-e", "http_proxy=http://http.docker.internal:3128", testimage.Name}, words, []string{"-timeout", "60s"})...)
+		t.Cleanup(func() { s.Docker(t, "rm", "-f", name) })
+	}
+	run("dials0", "dial", "tcp", hostPort(silentV4, 80))
+	run("dials1", "dial", "tcp", hostPort(silentV6, 80))
+	asked := make(chan struct{})
+	never := http.NewServeMux()
+	never.HandleFunc("/", func(_ http.ResponseWriter, r *http.Request) {
+		close(asked)
+		<-r.Context().Done()
+	})
+	ln, err := s.Lab.Internet.Listen("tcp", hostPort(intranetV4, flowPort))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: never}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(ln) }()
+	t.Cleanup(func() { _ = server.Close(); <-served })
+	run("gets", "get", "http://"+hostPort(intranetV4, flowPort)+"/")
+	select {
+	case <-asked:
+	case <-time.After(vpnPatience):
+		t.Fatal("the request does not come")
+	}
+	for _, addr := range []string{silentV4, silentV6} {
+		stage.Eventually(t, vpnPatience, "the dial of "+addr+" leaves", func() bool {
+			return strings.Contains(s.Lab.Host.Run(t, "ss", "-Htn", "state", "syn-sent"), addr)
+		})
+	}
+	return func() {
+		t.Helper()
+		for name, outcome := range want {
+			stage.Eventually(t, followed, name+" is told", func() bool {
+				return s.Docker(t, "inspect", "-f", "{{.State.Running}}", name) == "false"
+			})
+			if got, err := testimage.Parse([]byte(s.Docker(t, "logs", name))); err != nil || got.Outcome != outcome || name == "gets" && got.Status != http.StatusBadGateway {
+				t.Errorf("%s: %+v (%v), want %s", name, got, err, outcome)
+			}
+		}
 	}
 }
 

@@ -75,13 +75,15 @@ func checkSplit(t *testing.T, s *stage.Stage, c *company) {
 		near.wantAlive(t)
 		far.wantAlive(t)
 		var inside doomed
-		servedReset := func() {}
+		told := func() {}
 		if round == 0 {
-			inside, servedReset = openDoomed(t, s), openServed(t, s)
+			inside = openDoomed(t, s)
+			served, pending := openServed(t, s), openPending(t, s)
+			told = func() { served(); pending() }
 		}
 		vpn.stop()
 		inside.wantReset(t, s)
-		servedReset()
+		told()
 		wantNoIntranet(t, s)
 		near.wantAlive(t)
 		far.wantAlive(t)
