@@ -62,18 +62,10 @@ func newPlain(t testing.TB, s *stage.Stage, image, name, proxy string) (*dockerE
 	connect(t, outside, inner, "net1", largeMTU)
 	outside.up(t, "net1", "10.98.1.2/24")
 	inner.up(t, "net1", "10.98.1.1/24")
-	dir := filepath.Join(s.Lab.Dir, strings.NewReplacer(" ", "-", ",", "").Replace(name))
-	address, pid := startBareEngine(t, inner, s.Bin.Engine, dir, proxy)
-	// Containers are removed when the test's context has ended.
-	e := &dockerEngine{name: name, root: pid, host: inner.command, docker: func(args ...string) (string, error) {
-		text, err := output(s.Command(context.WithoutCancel(t.Context()), "env", append([]string{"DOCKER_HOST=" + address, "docker"}, args...)...))
-		return string(text), err
-	}}
-	eventually(t, "the plain engine answers", func() bool { _, err := e.docker("version"); return err == nil })
-	e.must(t, "load", "-q", "-i", image)
+	e := startPlain(t, s, inner, image, name, proxy)
 	inside, outer, web := e.container(t, "served", "bridge")
 	server := serve(t, inside, "0.0.0.0")
-	c := &contestant{Contestant: report.Contestant{Name: name, MTU: containerMTU}, carriers: func() []int { return children(pid, "docker-proxy") }}
+	c := &contestant{Contestant: report.Contestant{Name: name, MTU: containerMTU}, carriers: e.proxies}
 	if proxy != "" {
 		c.What = "the same dockerd without Portolan: its docker-proxy, from the host's loopback"
 		c.published = &way{inner.command, loopbackHost + ":" + outer, loopbackHost + ":" + web, server}
@@ -86,13 +78,38 @@ func newPlain(t testing.TB, s *stage.Stage, image, name, proxy string) (*dockerE
 	return e, c
 }
 
-// newPortolan makes Portolan's contestants, the first of which is the host's.
-func newPortolan(t testing.TB, s *stage.Stage, h host) (*dockerEngine, []*contestant) {
+// startPlain starts the same engine without Portolan, and loads the image.
+func startPlain(t testing.TB, s *stage.Stage, where *space, image, name, proxy string) *dockerEngine {
 	t.Helper()
-	e := &dockerEngine{name: report.Portolan, root: s.MachineProcess(t, "portolan-agent serve"), host: s.Lab.Host.Command, docker: func(args ...string) (string, error) {
+	dir := filepath.Join(s.Lab.Dir, strings.NewReplacer(" ", "-", ",", "").Replace(name))
+	address, pid := startBareEngine(t, where, s.Bin.Engine, dir, proxy)
+	// Containers are removed when the test's context has ended.
+	e := &dockerEngine{name: name, root: pid, host: where.command, docker: func(args ...string) (string, error) {
+		text, err := output(s.Command(context.WithoutCancel(t.Context()), "env", append([]string{"DOCKER_HOST=" + address, "docker"}, args...)...))
+		return string(text), err
+	}}
+	eventually(t, "the plain engine answers", func() bool { _, err := e.docker("version"); return err == nil })
+	e.must(t, "load", "-q", "-i", image)
+	return e
+}
+
+// portolanEngine is the one of the stage.
+func portolanEngine(t testing.TB, s *stage.Stage) *dockerEngine {
+	t.Helper()
+	return &dockerEngine{name: report.Portolan, root: s.MachineProcess(t, "portolan-agent serve"), host: s.Lab.Host.Command, docker: func(args ...string) (string, error) {
 		text, err := output(s.Command(context.WithoutCancel(t.Context()), "docker", args...))
 		return string(text), err
 	}}
+}
+
+// proxies are the processes that the engine has for published ports; Portolan's
+// have the same name.
+func (e *dockerEngine) proxies() []int { return children(e.root, "docker-proxy") }
+
+// newPortolan makes Portolan's contestants, the first of which is the host's.
+func newPortolan(t testing.TB, s *stage.Stage, h host) (*dockerEngine, []*contestant) {
+	t.Helper()
+	e := portolanEngine(t, s)
 	inside, outer, web := e.container(t, "served", "bridge")
 	e.must(t, "network", "create", "other")
 	t.Cleanup(func() { e.must(t, "network", "rm", "other") })
@@ -117,11 +134,18 @@ func newPortolan(t testing.TB, s *stage.Stage, h host) (*dockerEngine, []*contes
 
 	connected := contestantOf(report.Connect, "the host, and a container's own address")
 	connected.carriers = none
-	s.Portolan(t, "connect")
-	t.Cleanup(func() { s.Portolan(t, "disconnect") })
 	addr := e.must(t, "inspect", "-f", "{{.NetworkSettings.Networks.bridge.IPAddress}}", "served")
-	connected.published = &way{h.command, addr + ":" + probePort, addr + ":" + webPort, server}
+	connected.published = &way{whileConnected(s), addr + ":" + probePort, addr + ":" + webPort, server}
 	return e, []*contestant{ours, lan, connected}
+}
+
+// whileConnected connects the host for each program, and no longer: what makes the
+// connection costs other traffic something.
+func whileConnected(s *stage.Stage) commander {
+	return func(ctx context.Context, name string, args ...string) *exec.Cmd {
+		const script = `portolan connect >&2 || exit; "$@"; status=$?; portolan disconnect >&2; exit $status`
+		return s.Command(ctx, "sh", append([]string{"-c", script, "sh", name}, args...)...)
+	}
 }
 
 // container starts one that holds its namespace for others, and returns where
