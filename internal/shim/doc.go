@@ -17,7 +17,8 @@
 //
 //	shim sends                  agent does                           answers
 //	publish, socket             asks the daemon, serves the socket   0, or 1 and the reason;
-//	                                                                 0 for swarm's routing mesh
+//	                                                                 0 for swarm's routing mesh,
+//	                                                                 or when nobody answers
 //	renew, socket               serves the socket, tells the daemon  0 at once
 //	                            when it can
 //	unpublish                   closes the socket, tells the daemon  0

@@ -210,6 +210,9 @@ func (r *Registry) forget(rec *record) {
 	}
 }
 
+// publish returns what the daemon refuses. A daemon that does not answer at all is
+// told by Sync: whoever uses docker waits for it, too, but containers that dockerd
+// starts again by itself would stay down, since it does not try twice.
 func (r *Registry) publish(ctx context.Context, rec *record) error {
 	ctx, cancel := context.WithTimeout(ctx, publishLimit)
 	defer cancel()
@@ -217,6 +220,11 @@ func (r *Registry) publish(ctx context.Context, rec *record) error {
 	defer rec.mu.Unlock()
 	err := r.cfg.Daemon.Publish(ctx, rec.binding)
 	rec.synced = err == nil
+	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		r.cfg.Log.Warn("published port waits for the daemon", "binding", rec.binding, "error", err)
+		r.cfg.Daemon.Resync() // what it was asked comes before what it will be told
+		return nil
+	}
 	return err
 }
 
