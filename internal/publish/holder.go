@@ -10,8 +10,9 @@ import (
 )
 
 // holderSearch bounds the search for a taken port's holder: on a host with very
-// many processes an answer without a name is better than a late one.
-const holderSearch = time.Second
+// many processes an answer without a name is better than a late one. The deputy
+// ends its own search before, and then names the user at least.
+const holderSearch = 3 * time.Second
 
 // holder says who holds the port that b wants, as the end of an error text; ""
 // when that can't be found out.

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"iter"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -65,13 +66,11 @@ func clashing(b portolan.Binding) (holders, users socketUsers) {
 
 // owner names the first process that has one of the sockets, or else its user.
 func owner(ctx context.Context, sockets socketUsers, known func(ctx context.Context, pid int) string) string {
-	dirs, _ := filepath.Glob("/proc/[0-9]*/fd")
-	for _, dir := range dirs {
+	for process := range likelyFirst() {
 		if ctx.Err() != nil {
 			break
 		}
-		if holdsOne(dir, sockets) {
-			process := filepath.Dir(dir)
+		if holdsOne(filepath.Join(process, "fd"), sockets) {
 			text, _ := os.ReadFile(filepath.Join(process, "comm"))
 			name := fmt.Sprintf("%s (pid %s)", strings.TrimSpace(string(text)), filepath.Base(process))
 			if pid, err := strconv.Atoi(filepath.Base(process)); err == nil && known != nil {
@@ -86,6 +85,29 @@ func owner(ctx context.Context, sockets socketUsers, known func(ctx context.Cont
 		return "a process of user " + uid
 	}
 	return ""
+}
+
+// likelyFirst are the directories of all processes, those in this network namespace
+// first: engines have thousands of others, and to look into each takes long. One
+// that has moved to another namespace may hold a socket of this one still.
+func likelyFirst() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		own, _ := os.Readlink("/proc/self/ns/net")
+		var others []string
+		all, _ := filepath.Glob("/proc/[0-9]*")
+		for _, process := range all {
+			if namespace, err := os.Readlink(filepath.Join(process, "ns/net")); err != nil || namespace != own {
+				others = append(others, process)
+			} else if !yield(process) {
+				return
+			}
+		}
+		for _, process := range others {
+			if !yield(process) {
+				return
+			}
+		}
+	}
 }
 
 func holdsOne(dir string, sockets socketUsers) bool {

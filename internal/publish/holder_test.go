@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -37,6 +39,29 @@ func withoutReuse(fd uintptr) {
 func TestHolderOfAnotherUser(t *testing.T) {
 	if got, want := owner(t.Context(), socketUsers{"socket:[1]": "33"}, nil), "a process of user 33"; got != want {
 		t.Errorf("owner = %q, want %q", got, want)
+	}
+}
+
+// A process of another network namespace is looked into after all of this one.
+func TestHolderIsSoughtHereFirst(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root, for a network namespace")
+	}
+	sleep := func(flags uintptr) string {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), "sleep", "60")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: flags}
+		must(t, cmd.Start())
+		t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+		return fmt.Sprint("/proc/", cmd.Process.Pid)
+	}
+	elsewhere, here, self := sleep(syscall.CLONE_NEWNET), sleep(0), fmt.Sprint("/proc/", os.Getpid())
+	order := slices.Collect(likelyFirst())
+	last := slices.Index(order, elsewhere)
+	for _, process := range []string{here, self} {
+		if at := slices.Index(order, process); at < 0 || at > last {
+			t.Errorf("%s is at %d, the process of another namespace at %d", process, at, last)
+		}
 	}
 }
 

@@ -62,16 +62,21 @@ func checkTaken(t *testing.T, s *stage.Stage) {
 	})
 }
 
-// fails checks that docker run says which address is taken, and leaves no
-// listener.
+// fails checks that docker run says which address is taken, and that this process
+// holds it, and leaves no listener.
 func fails(t *testing.T, s *stage.Stage, addr string, flags ...string) {
 	t.Helper()
 	const dockerFailed = 125 // the engine's refusal, as docker run reports it
 	out, code := s.TryDocker(t, append(append([]string{"run", "--name", "failing"}, flags...), testimage.Name, "true")...)
 	// The engine keeps the container, as without Portolan.
 	defer s.Docker(t, "rm", "-f", "failing")
-	if code != dockerFailed || !strings.Contains(out, addr) || !strings.Contains(out, "address already in use") {
-		t.Errorf("docker run %q: exit code %d, want %d, %s and address already in use: %s", flags, code, dockerFailed, addr, out)
+	proto := "tcp"
+	if strings.HasSuffix(flags[len(flags)-1], "/udp") {
+		proto = "udp"
+	}
+	want := fmt.Sprintf("listen on %s/%s: address already in use: held by e2e.test (pid %d)", addr, proto, os.Getpid())
+	if code != dockerFailed || !strings.Contains(out, want) {
+		t.Errorf("docker run %q: exit code %d, want %d and %q: %s", flags, code, dockerFailed, want, out)
 	}
 	if got := published(t, s); len(got) != 0 {
 		t.Errorf("the daemon still listens on %q", got)

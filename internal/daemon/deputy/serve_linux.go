@@ -108,7 +108,7 @@ func reply(conn *net.UnixConn, a answer) error {
 
 // The longest that an answer takes: a search, and the start of a program.
 const (
-	holderTime = time.Second
+	holderTime = 2 * time.Second
 	resumeTime = 20 * time.Second
 )
 
