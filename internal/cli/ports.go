@@ -17,8 +17,9 @@ import (
 )
 
 const portsHelp = `Lists the ports of this host that lead to containers: published by docker's -p
-and -P, by compose, or by 'portolan ports add'. A port that can't be reached
-now says why.
+and -P, by compose, by services of a swarm, or by 'portolan ports add', and those
+that containers with --network host open. A port that can't be reached now says
+why.
 
 CONNECTIONS counts TCP connections and clients of UDP since the port was
 published, and in brackets those that stand; IN and OUT are payload bytes from
@@ -27,8 +28,8 @@ and to clients.`
 const portsAddHelp = `Publishes a port of a container that runs, which docker itself can't. PORT is
 written as for docker's -p: [ADDRESS:]HOSTPORT:CONTAINERPORT[/tcp|/udp].
 
-The port is published whenever the container runs, and is forgotten when the
-container is removed or Portolan's daemon ends.`
+The port is published whenever the container runs, also after 'portolan down'
+and 'up', and is forgotten when the container is removed.`
 
 func (g *global) portsCommand() *cobra.Command {
 	list := &cobra.Command{
