@@ -94,12 +94,12 @@ func TestHostChanges(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	var f *flows
+	var f *stage.Flows
 	allGo := func(t *testing.T) {
 		t.Helper()
 		works(t, s, lab.HostV4)
-		answerWithin(t, s, wellAgain)
-		f.allGo(t)
+		stage.AnswerWithin(t, s, wellAgain)
+		f.AllGo(t)
 	}
 	const nameservers = "nameserver " + lab.DNSV4 + "\n"
 	resolver(t, nameservers)
@@ -119,9 +119,9 @@ func TestHostChanges(t *testing.T) {
 		set(t, append(append([]string{"ip link set lan0 up"}, addresses...), routes...)...)
 		works(t, s, lab.HostV4)
 	})
-	serveAll(t, s)
-	answerWithin(t, s, deadline)
-	f = openFlows(t, s)
+	stage.ServePorts(t, s)
+	stage.AnswerWithin(t, s, deadline)
+	f = stage.OpenFlows(t, s)
 	t.Run("daemon stopped", func(t *testing.T) {
 		daemonStopped(t, s)
 		allGo(t)
@@ -167,27 +167,27 @@ func TestHostChanges(t *testing.T) {
 		if err := link.Remove(); err != nil {
 			t.Fatal(err)
 		}
-		f.allEnd(t, removed, lostAfter)
+		f.AllEnd(t, removed, lostAfter)
 		if err := link.Replace(); err != nil {
 			t.Fatal(err)
 		}
 		works(t, s, lab.HostV4)
-		answerWithin(t, s, wellAgain)
-		f.noneGoes(t)
+		stage.AnswerWithin(t, s, wellAgain)
+		f.NoneGoes(t)
 	})
 	t.Run("reboot", func(t *testing.T) {
-		f := openFlows(t, s)
+		f := stage.OpenFlows(t, s)
 		was, killed := s.Status(t), time.Now()
 		for _, pid := range []int{keeper(t, s), was.Daemon.PID, was.Helper.PID, was.Machine.PID} {
 			kill(t, pid)
 		}
-		f.allEndOutside(t, killed, deadline)
+		f.AllEndOutside(t, killed, deadline)
 		if err := os.RemoveAll(s.RunDir); err != nil {
 			t.Fatal(err)
 		}
 		s.Portolan(t, "up")
 		works(t, s, lab.HostV4)
-		answerWithin(t, s, wellAgain)
+		stage.AnswerWithin(t, s, wellAgain)
 	})
 	t.Run("another version", func(t *testing.T) { anotherVersion(t, s) })
 }
@@ -207,7 +207,7 @@ func daemonStopped(t *testing.T, s *stage.Stage) {
 	sh("again", fmt.Sprintf("if mkdir /was; then sleep %d; exit 1; fi; exec /bin/toolbox echo-tcp", int(soon.Seconds())), "--restart", "always", "-p", "7005:7")
 	t.Cleanup(func() { s.Docker(t, "rm", "-f", "dials", "again", "asked") })
 	stop(t, was.Daemon.PID)
-	client := connect(t, s.Lab.Neighbour, hostPort(lab.HostV4, tcpPorts[0]))
+	client := connect(t, s.Lab.Neighbour, hostPort(lab.HostV4, stage.TCPPorts[0]))
 	asked := s.Command(t.Context(), "docker", "run", "-d", "--name", "asked", "-p", "7006:7", testimage.Name, "echo-tcp")
 	if err := asked.Start(); err != nil {
 		t.Fatal(err)
@@ -216,7 +216,7 @@ func daemonStopped(t *testing.T, s *stage.Stage) {
 	if err := syscall.Kill(was.Daemon.PID, syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
-	if err := exchange(client, sign, true, wellAgain); err != nil {
+	if err := stage.Exchange(client, stage.Sign, true, wellAgain); err != nil {
 		t.Errorf("a client that came meanwhile: %v", err)
 	}
 	if err := asked.Wait(); err != nil {
@@ -225,7 +225,7 @@ func daemonStopped(t *testing.T, s *stage.Stage) {
 	for name, port := range map[string]uint16{"again": 7005, "asked": 7006} {
 		stage.Eventually(t, wellAgain, fmt.Sprintf("the port of %q answers", name), func() bool {
 			conn, err := s.Lab.Neighbour.Dial(t.Context(), "tcp", hostPort(lab.HostV4, port))
-			return err == nil && exchange(conn, sign, true, time.Second) == nil
+			return err == nil && stage.Exchange(conn, stage.Sign, true, time.Second) == nil
 		})
 	}
 	if code := s.Docker(t, "wait", "dials"); code != "0" {
@@ -263,7 +263,7 @@ func anotherVersion(t *testing.T, s *stage.Stage) {
 		return s.Docker(t, "inspect", "-f", "{{.State.Pid}} {{.State.StartedAt}}", "web")
 	}
 	was, container := s.Status(t), running()
-	f := openFlows(t, s)
+	f := stage.OpenFlows(t, s)
 	for _, program := range []string{other, s.Bin.Portolan} {
 		before := s.Status(t)
 		out, code := tryWith(t, s, nil, program, "up")
@@ -272,11 +272,11 @@ func anotherVersion(t *testing.T, s *stage.Stage) {
 		}
 		if program == other {
 			taken := time.Now()
-			f.allEndOutside(t, taken, deadline)
-			f.allEnd(t, taken, deadline)
+			f.AllEndOutside(t, taken, deadline)
+			f.AllEnd(t, taken, deadline)
 		}
 		works(t, s, lab.HostV4)
-		answerWithin(t, s, wellAgain)
+		stage.AnswerWithin(t, s, wellAgain)
 		now := s.Status(t)
 		if now.Daemon.PID == before.Daemon.PID || now.Daemon.Version == before.Daemon.Version ||
 			now.Machine.PID != was.Machine.PID || now.Helper.PID != was.Helper.PID {

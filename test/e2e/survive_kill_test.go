@@ -24,13 +24,13 @@ func TestKilledUnderLoad(t *testing.T) {
 	before := remember(t, s)
 	s.Portolan(t, "up")
 	s.LoadImage(t)
-	serveAll(t, s)
-	answerWithin(t, s, deadline)
+	stage.ServePorts(t, s)
+	stage.AnswerWithin(t, s, deadline)
 	inside := look(t, s)
 	running := containers(t, s)
 	unharmed := func(t *testing.T) {
 		t.Helper()
-		answerWithin(t, s, deadline)
+		stage.AnswerWithin(t, s, deadline)
 		stage.Eventually(t, deadline, "status is right", func() bool { return s.Status(t).State == api.Running })
 		if now := containers(t, s); now != running {
 			t.Errorf("containers were\n%s\nand are\n%s", running, now)
@@ -45,27 +45,27 @@ func TestKilledUnderLoad(t *testing.T) {
 		}
 	}
 	step("helper", func(t *testing.T) {
-		f := openFlows(t, s)
+		f := stage.OpenFlows(t, s)
 		was := s.Status(t)
 		kill(t, was.Helper.PID)
-		f.allGo(t)
+		f.AllGo(t)
 		stage.Eventually(t, deadline, "another helper runs", func() bool {
 			now := s.Status(t)
 			return now.Helper.PID != was.Helper.PID && runs(now.Helper.PID)
 		})
 		unharmed(t)
-		f.allGo(t)
+		f.AllGo(t)
 		if now := s.Status(t); now.Daemon.PID != was.Daemon.PID || now.Machine.PID != was.Machine.PID {
 			t.Errorf("processes were %+v and are %+v, want another helper only", was, now)
 		}
 	})
 	step("agent, dockerd and containerd", func(t *testing.T) {
-		f := openFlows(t, s)
+		f := stage.OpenFlows(t, s)
 		init := s.Status(t).Machine.PID
 		held := sizeOf(t, init).descriptors
 		for _, program := range []string{"portolan-agent serve", "dockerd", "containerd --config"} {
 			kill(t, s.MachineProcess(t, program))
-			f.allGo(t)
+			f.AllGo(t)
 			s.MachineProcess(t, program)
 			stage.Eventually(t, 30*time.Second, "the engine works", func() bool {
 				_, code := s.TryDocker(t, "exec", "tcp0", "/bin/toolbox", "true")
@@ -73,19 +73,19 @@ func TestKilledUnderLoad(t *testing.T) {
 			})
 			unharmed(t)
 		}
-		f.allGo(t)
+		f.AllGo(t)
 		if now := sizeOf(t, init).descriptors; now > held {
 			t.Errorf("PID 1 held %d descriptors and holds %d", held, now)
 		}
 	})
 	step("daemon", func(t *testing.T) { // it attaches to the second helper
-		f := openFlows(t, s)
+		f := stage.OpenFlows(t, s)
 		was := s.Status(t)
 		killed := time.Now()
 		kill(t, was.Daemon.PID)
-		f.allEndOutside(t, killed, deadline)
-		answerWithin(t, s, deadline-min(time.Since(killed), deadline))
-		f.allEnd(t, killed, deadline)
+		f.AllEndOutside(t, killed, deadline)
+		stage.AnswerWithin(t, s, deadline-min(time.Since(killed), deadline))
+		f.AllEnd(t, killed, deadline)
 		unharmed(t)
 		if now := s.Status(t); now.Daemon.PID == was.Daemon.PID || now.Helper.PID != was.Helper.PID {
 			t.Errorf("processes were %+v and are %+v, want another daemon only", was, now)
@@ -95,11 +95,11 @@ func TestKilledUnderLoad(t *testing.T) {
 	step("daemon ten times", func(t *testing.T) { killTenTimes(t, s) })
 	step("nothing stale inside then", func(t *testing.T) { inside.check(t, s) })
 	step("PID 1", func(t *testing.T) {
-		f := openFlows(t, s)
+		f := stage.OpenFlows(t, s)
 		was := s.Status(t)
 		kill(t, was.Machine.PID)
 		comesBack(t, s, was)
-		f.allEndOutside(t, time.Now(), deadline)
+		f.AllEndOutside(t, time.Now(), deadline)
 		before.checkNetwork(t)
 	})
 	step("helper and daemon", func(t *testing.T) {
@@ -134,7 +134,7 @@ func comesBack(t *testing.T, s *stage.Stage, was api.Status) {
 		out, code := s.TryPortolan(t, "status")
 		return code == 0 && strings.Contains(out, "state          running") && s.Status(t).Machine.PID != was.Machine.PID
 	})
-	answerWithin(t, s, 30*time.Second)
+	stage.AnswerWithin(t, s, 30*time.Second)
 	for _, process := range []api.Process{was.Machine, was.Helper} {
 		if runs(process.PID) {
 			t.Errorf("process %d of the old machine still runs", process.PID)
@@ -202,7 +202,7 @@ func killTenTimes(t *testing.T, s *stage.Stage) {
 			now := s.Status(t)
 			return now.State == api.Running && now.Daemon.PID != was
 		})
-		answerWithin(t, s, deadline)
+		stage.AnswerWithin(t, s, deadline)
 		if i == 0 {
 			first = measure()
 		}

@@ -29,8 +29,8 @@ func TestShortage(t *testing.T) {
 	s.Lab.Host.Run(t, "mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", s.StateDir)
 	s.Portolan(t, "up")
 	s.LoadImage(t)
-	serveAll(t, s)
-	answerWithin(t, s, deadline)
+	stage.ServePorts(t, s)
+	stage.AnswerWithin(t, s, deadline)
 	said := func(t *testing.T, want ...string) {
 		t.Helper()
 		var last api.Status
@@ -52,40 +52,40 @@ func TestShortage(t *testing.T) {
 			_, code := s.TryDocker(t, "run", "--rm", "-p", "8001:80", testimage.Name, "true")
 			return status.State == api.Running && code == 0
 		})
-		answerWithin(t, s, wellAgain)
+		stage.AnswerWithin(t, s, wellAgain)
 		checkFiles(t, s)
 	}
 
 	t.Run("disk full", func(t *testing.T) {
-		f := openFlows(t, s)
+		f := stage.OpenFlows(t, s)
 		fill := filepath.Join(s.StateDir, "fill")
 		out := s.Lab.Host.Run(t, "sh", "-c", "head -c 500m /dev/zero 2>&1 >"+fill+"; true")
 		if !strings.Contains(out, "No space left") {
 			t.Fatalf("filling the disk says %q", out)
 		}
 		said(t, "is full", "free some space")
-		f.allGo(t)
+		f.AllGo(t)
 		if _, code := s.TryDocker(t, "run", "--name", "toomuch", "-p", "8001:80", testimage.Name, "true"); code == 0 {
 			t.Error("with a full disk a container runs")
 		}
 		killed := time.Now()
 		kill(t, s.Status(t).Daemon.PID) // the next one finds no space either
-		f.allEndOutside(t, killed, deadline)
-		portsAnswer(t, s, wellAgain)
+		f.AllEndOutside(t, killed, deadline)
+		stage.PortsAnswer(t, s, wellAgain)
 		said(t, "is full")
 		s.Lab.Host.Run(t, "rm", fill)
 		s.TryDocker(t, "rm", "-f", "toomuch")
 		well(t)
 	})
-	f := openFlows(t, s)
+	f := stage.OpenFlows(t, s)
 	t.Run("read-only", func(t *testing.T) {
 		s.Lab.Host.Run(t, "sh", "-ec", "mount --bind "+s.StateDir+" "+s.StateDir+"; mount -o remount,bind,ro "+s.StateDir)
 		said(t, "is read-only", "make it writable")
-		portsAnswer(t, s, deadline)
-		f.allGo(t)
+		stage.PortsAnswer(t, s, deadline)
+		f.AllGo(t)
 		s.Lab.Host.Run(t, "umount", s.StateDir)
 		well(t)
-		f.allGo(t)
+		f.AllGo(t)
 	})
 	t.Run("no descriptors", func(t *testing.T) {
 		daemon := strconv.Itoa(s.Status(t).Daemon.PID)
@@ -104,7 +104,7 @@ func TestShortage(t *testing.T) {
 			}
 		}()
 		for range clients {
-			conn, err := s.Lab.Neighbour.Dial(t.Context(), "tcp", hostPort(lab.HostV4, tcpPorts[0]))
+			conn, err := s.Lab.Neighbour.Dial(t.Context(), "tcp", hostPort(lab.HostV4, stage.TCPPorts[0]))
 			if errors.Is(err, syscall.ECONNRESET) && len(conns) > 0 {
 				continue // beyond what the daemon has descriptors for
 			}
@@ -114,21 +114,21 @@ func TestShortage(t *testing.T) {
 			conns = append(conns, conn)
 		}
 		said(t, "descriptors are in use", "prlimit --pid "+daemon)
-		f.allGo(t)
+		f.AllGo(t)
 		for _, conn := range conns {
 			_ = conn.Close()
 		}
-		portsAnswer(t, s, wellAgain) // still with few, but nobody takes them
+		stage.PortsAnswer(t, s, wellAgain) // still with few, but nobody takes them
 		limit(was)
 		well(t)
-		f.allGo(t)
+		f.AllGo(t)
 		if now := strconv.Itoa(s.Status(t).Daemon.PID); now != daemon {
 			t.Errorf("daemon %s runs, want still %s", now, daemon)
 		}
 	})
 	s.Portolan(t, "down")
 	s.Portolan(t, "up")
-	answerWithin(t, s, wellAgain)
+	stage.AnswerWithin(t, s, wellAgain)
 	s.Portolan(t, "down")
 	s.Lab.Host.Run(t, "umount", s.StateDir)
 }

@@ -18,9 +18,9 @@ import (
 // open flows do not notice.
 func TestMemoryShortage(t *testing.T) {
 	s := stage.Up(t)
-	serveAll(t, s)
-	answerWithin(t, s, deadline)
-	f := openFlows(t, s)
+	stage.ServePorts(t, s)
+	stage.AnswerWithin(t, s, deadline)
+	f := stage.OpenFlows(t, s)
 	sh := func(name, script string, flags ...string) []string {
 		args := append([]string{"run", "--name", name}, flags...)
 		return append(args, "--entrypoint", "sh", testimage.Name, "-c", script)
@@ -40,8 +40,8 @@ func TestMemoryShortage(t *testing.T) {
 		if now.State != api.Running || now.Daemon.PID != was.Daemon.PID || now.Machine.PID != was.Machine.PID {
 			t.Errorf("status was %+v and is %+v", was, now)
 		}
-		portsAnswer(t, s, deadline)
-		f.allGo(t)
+		stage.PortsAnswer(t, s, deadline)
+		f.AllGo(t)
 	})
 	t.Run("of the machine", func(t *testing.T) {
 		was := s.Status(t)
@@ -63,7 +63,7 @@ func TestMemoryShortage(t *testing.T) {
 		if out, code := s.TryDocker(t, sh("greedy", glutton)...); code == 0 {
 			t.Errorf("the greedy container ends well: %s", out)
 		}
-		f.allGo(t)
+		f.AllGo(t)
 		checkFiles(t, s)
 		limit(-1)
 		s.TryDocker(t, "rm", "-f", "greedy", "holder")
@@ -71,8 +71,8 @@ func TestMemoryShortage(t *testing.T) {
 			_, code := s.TryDocker(t, "run", "--rm", "-p", "8001:80", testimage.Name, "true")
 			return code == 0 && s.Status(t).State == api.Running
 		})
-		answerWithin(t, s, wellAgain)
-		f.allGo(t)
+		stage.AnswerWithin(t, s, wellAgain)
+		f.AllGo(t)
 		if now := s.Status(t); now.Daemon.PID != was.Daemon.PID {
 			t.Errorf("daemon %d runs, was %d", now.Daemon.PID, was.Daemon.PID)
 		}
@@ -80,7 +80,7 @@ func TestMemoryShortage(t *testing.T) {
 	})
 	s.Portolan(t, "down")
 	s.Portolan(t, "up")
-	answerWithin(t, s, wellAgain)
+	stage.AnswerWithin(t, s, wellAgain)
 }
 
 // memoryGroup is the control group that counts the memory of a process.

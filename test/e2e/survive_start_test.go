@@ -41,8 +41,8 @@ func TestKeeperKilledDuringUp(t *testing.T) {
 	t.Run("while it takes over", func(t *testing.T) {
 		s.Portolan(t, "up")
 		s.LoadImage(t)
-		serveAll(t, s)
-		answerWithin(t, s, deadline)
+		stage.ServePorts(t, s)
+		stage.AnswerWithin(t, s, deadline)
 		was, running := s.Status(t), containers(t, s)
 		kill(t, keeper(t, s))
 		kill(t, was.Daemon.PID)
@@ -51,7 +51,7 @@ func TestKeeperKilledDuringUp(t *testing.T) {
 			t.Errorf("up says\n%s", out)
 		}
 		s.Portolan(t, "up")
-		answerWithin(t, s, deadline)
+		stage.AnswerWithin(t, s, deadline)
 		if now := s.Status(t); now.Machine.PID != was.Machine.PID || now.State != api.Running {
 			t.Errorf("status was %+v and is %+v, want another daemon only", was, now)
 		}
@@ -125,8 +125,8 @@ func TestTwoKilledAtOnce(t *testing.T) {
 	before := remember(t, s)
 	s.Portolan(t, "up")
 	s.LoadImage(t)
-	serveAll(t, s)
-	answerWithin(t, s, deadline)
+	stage.ServePorts(t, s)
+	stage.AnswerWithin(t, s, deadline)
 	deputy := func() int { return childOf(t, s.Status(t).Daemon.PID, "deputy") }
 	for _, pair := range []struct {
 		name    string
@@ -153,7 +153,7 @@ func TestTwoKilledAtOnce(t *testing.T) {
 	t.Run("deputy alone", func(t *testing.T) {
 		was := s.Status(t)
 		kill(t, deputy())
-		answerWithin(t, s, deadline)
+		stage.AnswerWithin(t, s, deadline)
 		if now := s.Status(t); now.Machine.PID != was.Machine.PID || now.Daemon.PID != was.Daemon.PID {
 			t.Errorf("processes were %+v and are %+v", was, now)
 		}

@@ -1,4 +1,4 @@
-package e2e
+package stage
 
 import (
 	"errors"
@@ -13,39 +13,38 @@ import (
 	"time"
 
 	"github.com/portolan-net/portolan/internal/lab"
-	"github.com/portolan-net/portolan/internal/stage"
 	"github.com/portolan-net/portolan/internal/testimage"
 )
 
 // flowsEach is how many flows of a kind are open when something is killed.
 const flowsEach = 500
 
-// sign is what goes over a flow to see that it stands.
-const sign = "still there?"
+// Sign is what goes over a flow to see that it stands.
+const Sign = "still there?"
 
-// flows are open connections in both directions: the container "held" dials a
+// Flows are open connections in both directions: the container "held" dials a
 // server on the internet, and the LAN's neighbour dials the published ports.
-type flows struct {
-	s        *stage.Stage
+type Flows struct {
+	s        *Stage
 	outbound []net.Conn
 	inbound  []net.Conn
 	since    time.Time
 }
 
-// tcpPorts and udpPorts are published by serveAll.
+// TCPPorts and udpPorts are published by ServePorts.
 var (
-	tcpPorts = []uint16{7001, 7002, 7003, 7004}
+	TCPPorts = []uint16{7001, 7002, 7003, 7004}
 	udpPorts = []uint16{7101, 7102}
 )
 
-// serveAll starts the containers behind the published ports, which come back
+// ServePorts starts the containers behind the published ports, which come back
 // with their machine.
-func serveAll(t *testing.T, s *stage.Stage) {
+func ServePorts(t testing.TB, s *Stage) {
 	t.Helper()
 	serve := func(name, publish, command string) {
 		s.Docker(t, "run", "-d", "--name", name, "--restart", "always", "-p", publish, testimage.Name, command, "-addr", ":7")
 	}
-	for i, port := range tcpPorts {
+	for i, port := range TCPPorts {
 		serve(fmt.Sprintf("tcp%d", i), fmt.Sprintf("%d:7", port), "echo-tcp")
 	}
 	for i, port := range udpPorts {
@@ -53,38 +52,38 @@ func serveAll(t *testing.T, s *stage.Stage) {
 	}
 }
 
-// answerWithin waits until all published ports answer and a container reaches
+// AnswerWithin waits until all published ports answer and a container reaches
 // out.
-func answerWithin(t *testing.T, s *stage.Stage, limit time.Duration) {
+func AnswerWithin(t testing.TB, s *Stage, limit time.Duration) {
 	t.Helper()
-	portsAnswer(t, s, limit)
-	stage.Eventually(t, limit, "a container reaches out", func() bool {
+	PortsAnswer(t, s, limit)
+	Eventually(t, limit, "a container reaches out", func() bool {
 		out, code := s.TryDocker(t, "exec", "tcp0", "/bin/toolbox", "get", "http://"+lab.WebV4+"/ip")
 		return code == 0 && strings.Contains(out, lab.HostV4)
 	})
 }
 
-// portsAnswer waits until all published ports answer, and says when that was.
-func portsAnswer(t *testing.T, s *stage.Stage, limit time.Duration) {
+// PortsAnswer waits until all published ports answer, and says when that was.
+func PortsAnswer(t testing.TB, s *Stage, limit time.Duration) {
 	t.Helper()
 	start := time.Now()
-	for _, port := range tcpPorts {
-		stage.Eventually(t, limit, fmt.Sprintf("port %d answers", port), func() bool {
+	for _, port := range TCPPorts {
+		Eventually(t, limit, fmt.Sprintf("port %d answers", port), func() bool {
 			conn, err := s.Lab.Neighbour.Dial(t.Context(), "tcp", hostPort(lab.HostV4, port))
-			return err == nil && exchange(conn, "tcp", true, time.Second) == nil
+			return err == nil && Exchange(conn, "tcp", true, time.Second) == nil
 		})
 	}
 	for _, port := range udpPorts {
-		stage.Eventually(t, limit, fmt.Sprintf("port %d/udp answers", port), func() bool {
+		Eventually(t, limit, fmt.Sprintf("port %d/udp answers", port), func() bool {
 			conn, err := s.Lab.Neighbour.Dial(t.Context(), "udp", hostPort(lab.HostV4, port))
-			return err == nil && exchange(conn, "udp", true, time.Second) == nil
+			return err == nil && Exchange(conn, "udp", true, time.Second) == nil
 		})
 	}
 	t.Logf("all ports answered within %v", time.Since(start).Round(time.Millisecond))
 }
 
-// exchange sends a text and wants it back.
-func exchange(conn net.Conn, text string, last bool, limit time.Duration) error {
+// Exchange sends a text and wants it back.
+func Exchange(conn net.Conn, text string, last bool, limit time.Duration) error {
 	if last {
 		defer conn.Close()
 	}
@@ -104,10 +103,10 @@ func exchange(conn net.Conn, text string, last bool, limit time.Duration) error 
 	return nil
 }
 
-// openFlows opens all flows and sends something over each.
-func openFlows(t *testing.T, s *stage.Stage) *flows {
+// OpenFlows opens all flows and sends something over each.
+func OpenFlows(t testing.TB, s *Stage) *Flows {
 	t.Helper()
-	f := &flows{s: s}
+	f := &Flows{s: s}
 	server, err := s.Lab.Internet.Listen("tcp", hostPort(lab.EmptyV4, 9000))
 	if err != nil {
 		t.Fatal(err)
@@ -129,19 +128,19 @@ func openFlows(t *testing.T, s *stage.Stage) *flows {
 		f.outbound = append(f.outbound, conn)
 	}
 	for i := range flowsEach {
-		conn, err := s.Lab.Neighbour.Dial(t.Context(), "tcp", hostPort(lab.HostV4, tcpPorts[i%len(tcpPorts)]))
+		conn, err := s.Lab.Neighbour.Dial(t.Context(), "tcp", hostPort(lab.HostV4, TCPPorts[i%len(TCPPorts)]))
 		if err != nil {
 			t.Fatal(err)
 		}
 		f.inbound = append(f.inbound, conn)
 	}
 	f.since = time.Now() // former ones have ended by now
-	f.allGo(t)
+	f.AllGo(t)
 	return f
 }
 
 // each calls check for every flow, side by side, and fails for each error.
-func (f *flows) each(t *testing.T, check func(net.Conn) error) {
+func (f *Flows) each(t testing.TB, check func(net.Conn) error) {
 	t.Helper()
 	for _, side := range []struct {
 		name  string
@@ -166,18 +165,18 @@ func (f *flows) each(t *testing.T, check func(net.Conn) error) {
 	}
 }
 
-// allGo fails for each flow that does not carry a new text both ways.
-func (f *flows) allGo(t *testing.T) {
+// AllGo fails for each flow that does not carry a new text both ways.
+func (f *Flows) AllGo(t testing.TB) {
 	t.Helper()
-	f.each(t, func(conn net.Conn) error { return exchange(conn, sign, false, 10*time.Second) })
+	f.each(t, func(conn net.Conn) error { return Exchange(conn, Sign, false, 10*time.Second) })
 }
 
-// noneGoes fails for each flow that carries a text, and for each whose end
+// NoneGoes fails for each flow that carries a text, and for each whose end
 // outside the machine is left without an answer.
-func (f *flows) noneGoes(t *testing.T) {
+func (f *Flows) NoneGoes(t testing.TB) {
 	t.Helper()
 	f.each(t, func(conn net.Conn) error {
-		err := exchange(conn, sign, false, 10*time.Second)
+		err := Exchange(conn, Sign, false, 10*time.Second)
 		if err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 			return fmt.Errorf("it did not end: %v", err)
 		}
@@ -185,9 +184,9 @@ func (f *flows) noneGoes(t *testing.T) {
 	})
 }
 
-// allEndOutside fails for each flow whose end outside the machine does not see
+// AllEndOutside fails for each flow whose end outside the machine does not see
 // RST or FIN within the limit.
-func (f *flows) allEndOutside(t *testing.T, killed time.Time, limit time.Duration) {
+func (f *Flows) AllEndOutside(t testing.TB, killed time.Time, limit time.Duration) {
 	t.Helper()
 	f.each(t, func(conn net.Conn) error {
 		_ = conn.SetReadDeadline(killed.Add(limit))
@@ -200,12 +199,12 @@ func (f *flows) allEndOutside(t *testing.T, killed time.Time, limit time.Duratio
 	t.Logf("all flows ended outside within %v", time.Since(killed).Round(time.Millisecond))
 }
 
-// allEnd fails for each flow that does not end on both sides within the limit.
+// AllEnd fails for each flow that does not end on both sides within the limit.
 // It is called when the engine can be asked again: who was in a container has
 // written down when that was.
-func (f *flows) allEnd(t *testing.T, killed time.Time, limit time.Duration) {
+func (f *Flows) AllEnd(t testing.TB, killed time.Time, limit time.Duration) {
 	t.Helper()
-	stage.Eventually(t, limit+10*time.Second, "the container that dialled has ended", func() bool {
+	Eventually(t, limit+10*time.Second, "the container that dialled has ended", func() bool {
 		out, code := f.s.TryDocker(t, "inspect", "-f", "{{.State.Running}}", "held")
 		return code == 0 && strings.TrimSpace(out) == "false"
 	})
@@ -226,17 +225,17 @@ func (f *flows) allEnd(t *testing.T, killed time.Time, limit time.Duration) {
 
 // publishedEnd reads what the containers behind the ports say: a line for each
 // connection, with the time.
-func (f *flows) publishedEnd(t *testing.T, killed time.Time, limit time.Duration) {
+func (f *Flows) publishedEnd(t testing.TB, killed time.Time, limit time.Duration) {
 	t.Helper()
 	ended := func() (count int, last time.Time) {
-		for i := range tcpPorts {
+		for i := range TCPPorts {
 			out := f.s.Docker(t, "logs", "-t", "--since", f.since.Format(time.RFC3339Nano), fmt.Sprintf("tcp%d", i))
 			for line := range strings.Lines(out) {
 				stamp, text, _ := strings.Cut(line, " ")
 				at, err := time.Parse(time.RFC3339Nano, stamp)
 				result, parseErr := testimage.Parse([]byte(text))
-				if err != nil || parseErr != nil || result.Bytes == 0 || result.Bytes%int64(len(sign)) != 0 {
-					continue // none of these: over each went nothing but the sign
+				if err != nil || parseErr != nil || result.Bytes == 0 || result.Bytes%int64(len(Sign)) != 0 {
+					continue // none of these: over each went nothing but the Sign
 				}
 				if result.Outcome == testimage.Reset || result.Outcome == testimage.Closed {
 					count++
@@ -248,7 +247,7 @@ func (f *flows) publishedEnd(t *testing.T, killed time.Time, limit time.Duration
 		}
 		return count, last
 	}
-	stage.Eventually(t, 10*time.Second, "published flows end in the containers", func() bool {
+	Eventually(t, 10*time.Second, "published flows end in the containers", func() bool {
 		count, _ := ended()
 		return count == flowsEach
 	})
