@@ -53,9 +53,11 @@ func checkRoutes(t *testing.T, s *stage.Stage) {
 	if err := os.MkdirAll(filepath.Join(m.home, ".config"), 0o755); err != nil {
 		t.Fatal(err)
 	}
+	s.Env = append(s.Env, "GSETTINGS_BACKEND=keyfile") // dconf writes by way of a session's D-Bus only
 	m.setKDE("kde-1")
 	s.Portolan(t, "up")
 	t.Run("system", func(t *testing.T) { m.on(t).checkSystem() })
+	t.Run("GNOME", func(t *testing.T) { m.on(t).checkGNOME() })
 	t.Run("manual", func(t *testing.T) { m.on(t).checkManual() })
 	t.Run("same as host", func(t *testing.T) { m.on(t).checkSameAsHost() })
 	t.Run("PAC", func(t *testing.T) { m.on(t).checkPAC() })
@@ -128,6 +130,30 @@ func (m asked) checkSystem() {
 	m.wants("https://x.kde.test/", "direct because KDE NoProxyFor: exclude .kde.test", "")
 	m.setKDE("kde-2")
 	m.becomes("http://a.test/", "http://kde-2.test:8080")
+}
+
+// GNOME's settings, as its own program writes and reads them, go before KDE's.
+func (m asked) checkGNOME() {
+	const schema = "org.gnome.system.proxy"
+	set := func(words ...string) {
+		m.Helper()
+		if out, err := m.Command(m.Context(), "gsettings", append([]string{"set"}, words...)...).CombinedOutput(); err != nil {
+			m.Fatalf("gsettings set %v: %v: %s", words, err, out)
+		}
+	}
+	set(schema, "ignore-hosts", "['*.gnome.test']")
+	for _, scheme := range []string{"http", "https"} {
+		set(schema+"."+scheme, "host", scheme+".gnome.test")
+		set(schema+"."+scheme, "port", "8080")
+	}
+	set(schema, "mode", "manual")
+	m.becomes("https://a.test/", "http://https.gnome.test:8080 because GNOME "+schema+".https: ")
+	m.wants("https://x.gnome.test/", "direct because GNOME "+schema+" ignore-hosts: exclude *.gnome.test", "")
+	set(schema, "autoconfig-url", "http://"+lab.NeighbourV4+":1/proxy.pac")
+	set(schema, "mode", "auto")
+	m.becomes("https://a.test/", "blocked because PAC http://"+lab.NeighbourV4+":1/proxy.pac")
+	set(schema, "mode", "none")
+	m.becomes("http://a.test/", "http://kde-2.test:8080 because KDE httpProxy: ")
 }
 
 func (m asked) checkManual() {
