@@ -44,6 +44,10 @@ bin/registry: test/registry/go.mod test/registry/go.sum test/registry/main.go
 	@cd test/registry && $(build) -o ../../$@ .
 	@touch $@
 
+# What TestRange compares Portolan with.
+bin/peers/docker-proxy: engine/go.mod engine/go.sum
+	@$(MAKE) --no-print-directory -C bench/peers $(abspath $@)
+
 engine: ## bin/engine: dockerd, containerd, runc (minutes the first time)
 	@$(MAKE) --no-print-directory -C engine engine
 

@@ -19,6 +19,24 @@ func residentMiB(t testing.TB, pid int) float64 {
 	return kib / 1024
 }
 
+// shareMiB is the proportional memory of processes together: Pss of smaps_rollup
+// (proc_pid_smaps(5)). One that has ended has none.
+func shareMiB(t testing.TB, pids ...int) (mebibytes float64) {
+	t.Helper()
+	for _, pid := range pids {
+		text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+		for line := range strings.Lines(string(text)) {
+			var kib float64
+			if value, found := strings.CutPrefix(line, "Pss:"); found {
+				_, err := fmt.Sscan(value, &kib)
+				check(t, err)
+			}
+			mebibytes += kib / 1024
+		}
+	}
+	return mebibytes
+}
+
 // cpuSeconds is what a process has used so far (utime and stime of
 // proc_pid_stat(5), in hundredths); 0 when it has ended.
 func cpuSeconds(pid int) float64 {

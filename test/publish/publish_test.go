@@ -31,7 +31,7 @@ import (
 
 var (
 	restarts = flag.Int("restarts", 5, "of the container with 20 ports; 200 take minutes, ten on a busy computer: give -timeout 20m")
-	bindings = flag.Int("range", 200, "ports of the large range; 1000 takes a minute")
+	bindings = flag.Int("range", 100, "ports of the large range; 1000 takes a minute")
 )
 
 // limit is a deadline that only a hang reaches.
