@@ -19,8 +19,8 @@ const backWithin = 5 * time.Second
 // The router's helper is killed twice, and the daemon then attaches to the
 // third one: containers and what is connected go on, in the same namespaces.
 func checkHelperKilled(t *testing.T, s *stage.Stage) {
-	s.Serve(t, "steady", []string{"-p", "8091:80"}, "web")
-	started := s.Docker(t, "inspect", "-f", "{{.State.StartedAt}}", "steady")
+	f := stage.OpenFlows(t, s)
+	started := s.Docker(t, "inspect", "-f", "{{.State.StartedAt}}", "tcp0")
 	first := s.Status(t)
 	router := routerOf(t, first.Helper.PID)
 	for range 2 {
@@ -28,9 +28,7 @@ func checkHelperKilled(t *testing.T, s *stage.Stage) {
 		if err := syscall.Kill(was.Helper.PID, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := stage.Fetch(t, s.Lab.Host, "127.0.0.1:8091", "/"); err != nil {
-			t.Errorf("the published port while no helper runs: %v", err)
-		}
+		stage.PortsAnswer(t, s, backWithin)
 		stage.Eventually(t, backWithin, "another helper runs", func() bool {
 			now := s.Status(t)
 			return now.Helper.PID != was.Helper.PID && syscall.Kill(now.Helper.PID, 0) == nil && now.State == api.Running
@@ -42,18 +40,16 @@ func checkHelperKilled(t *testing.T, s *stage.Stage) {
 	if now := s.Status(t); now.Daemon.PID != first.Daemon.PID || now.Machine.PID != first.Machine.PID {
 		t.Errorf("processes were %+v and are %+v, want another helper only", first, now)
 	}
-	answers := func() bool {
-		_, err := stage.Fetch(t, s.Lab.Host, "127.0.0.1:8091", "/")
-		return err == nil
-	}
+	f.AllGo(t)
 	if err := syscall.Kill(first.Daemon.PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	stage.Eventually(t, backWithin, "another daemon attaches to the helper", func() bool {
 		out, code := s.TryPortolan(t, "status")
-		return code == 0 && out != "" && s.Status(t).Daemon.PID != first.Daemon.PID && answers()
+		return code == 0 && out != "" && s.Status(t).Daemon.PID != first.Daemon.PID
 	})
-	if now := s.Docker(t, "inspect", "-f", "{{.State.StartedAt}}", "steady"); now != started {
+	stage.AnswerWithin(t, s, backWithin)
+	if now := s.Docker(t, "inspect", "-f", "{{.State.StartedAt}}", "tcp0"); now != started {
 		t.Errorf("the container started at %s, before %s", started, now)
 	}
 	if got := s.Toolbox(t, nil, "get", "http://"+hostPort(lab.WebV4, 80)+"/ip"); got.Outcome != testimage.OK {

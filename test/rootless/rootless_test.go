@@ -44,8 +44,7 @@ func TestRootless(t *testing.T) {
 		{"build", checkBuild},
 		{"root in a container is the user outside", checkRoot},
 		{"a privileged container", checkPrivileged},
-		{"a killed daemon", checkKilled},
-		{"a killed helper", checkHelperKilled},
+		{"survival", checkSurvival},
 		{"another subnet", checkMove},
 		{"another profile, in swarm mode", checkSwarm},
 	} {
@@ -333,35 +332,71 @@ func find(t *testing.T, arguments string) int {
 }
 
 // A killed daemon takes nothing along, and `up` leads to a daemon again.
-func checkKilled(t *testing.T, s *stage.Stage) {
-	s.Serve(t, "survivor", []string{"-p", "8090:80"}, "web")
-	started := s.Docker(t, "inspect", "-f", "{{.State.StartedAt}}", "survivor")
-	old := s.Status(t).Daemon.PID
-	if err := syscall.Kill(old, syscall.SIGKILL); err != nil {
+// checkSurvival kills and stops, with a thousand flows open.
+func checkSurvival(t *testing.T, s *stage.Stage) {
+	stage.ServePorts(t, s)
+	stage.AnswerWithin(t, s, backWithin)
+	for _, part := range []struct {
+		name  string
+		check func(*testing.T, *stage.Stage)
+	}{
+		{"helper killed", checkHelperKilled},
+		{"agent, dockerd and containerd killed", checkEngineKilled},
+		{"daemon stopped", checkStopped},
+		{"daemon killed", checkKilled},
+	} {
+		t.Run(part.name, func(t *testing.T) { part.check(t, s) })
+	}
+}
+
+func checkEngineKilled(t *testing.T, s *stage.Stage) {
+	f := stage.OpenFlows(t, s)
+	for _, program := range []string{"portolan-agent serve", "dockerd", "containerd --config"} {
+		if err := syscall.Kill(s.MachineProcess(t, program), syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		f.AllGo(t)
+		stage.PortsAnswer(t, s, backWithin)
+		stage.AnswerWithin(t, s, 30*time.Second) // by way of the engine
+	}
+	f.AllGo(t)
+}
+
+func checkStopped(t *testing.T, s *stage.Stage) {
+	f := stage.OpenFlows(t, s)
+	daemon := s.Status(t).Daemon.PID
+	if err := syscall.Kill(daemon, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	stage.Eventually(t, 5*time.Second, "the daemon is gone", func() bool { return syscall.Kill(old, 0) != nil })
-	s.Portolan(t, "up")
-	if now := s.Status(t).Daemon.PID; now == old || now == 0 {
-		t.Errorf("the daemon is process %d, was %d", now, old)
+	time.Sleep(3 * time.Second) // it is what the test is about
+	if err := syscall.Kill(daemon, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
 	}
-	stage.Eventually(t, 5*time.Second, "the published port answers", func() bool {
-		_, err := stage.Fetch(t, s.Lab.Host, "127.0.0.1:8090", "/")
-		return err == nil
-	})
-	if now := s.Docker(t, "inspect", "-f", "{{.State.StartedAt}}", "survivor"); now != started {
+	stage.AnswerWithin(t, s, 3*backWithin)
+	f.AllGo(t)
+}
+
+func checkKilled(t *testing.T, s *stage.Stage) {
+	started := s.Docker(t, "inspect", "-f", "{{.State.StartedAt}}", "tcp0")
+	f := stage.OpenFlows(t, s)
+	was, killed := s.Status(t), time.Now()
+	if err := syscall.Kill(was.Daemon.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	f.AllEndOutside(t, killed, backWithin)
+	stage.AnswerWithin(t, s, backWithin-min(time.Since(killed), backWithin))
+	f.AllEnd(t, killed, backWithin)
+	if now := s.Status(t); now.Daemon.PID == was.Daemon.PID || now.Machine.PID != was.Machine.PID {
+		t.Errorf("processes were %+v and are %+v, want another daemon only", was, now)
+	}
+	if now := s.Docker(t, "inspect", "-f", "{{.State.StartedAt}}", "tcp0"); now != started {
 		t.Errorf("the container started at %s, before %s", now, started)
-	}
-	if got := s.Toolbox(t, nil, "get", "http://"+hostPort(lab.WebV4, 80)+"/ip"); got.Outcome != testimage.OK {
-		t.Errorf("out through the new daemon: %+v", got)
 	}
 }
 
 // Two machines of one user share nothing. The second is in swarm mode, with an
 // overlay network on which containers find each other by name.
 func checkSwarm(t *testing.T, s *stage.Stage) {
-	const options = `{"live-restore": false}` // which swarm mode excludes
-	s.Portolan(t, "--profile", "two", "settings", "set", "linuxVM.dockerDaemonOptions", options)
 	s.Portolan(t, "--profile", "two", "up")
 	t.Cleanup(func() { s.Portolan(t, "--profile", "two", "down", "--purge") })
 	docker := func(args ...string) string {
