@@ -39,8 +39,8 @@ type HostAccess struct {
 const connectHelp = `Gives this host routes to the machine's networks: from then on every container
 answers at its own address, by ping, TCP and UDP, over IPv4 and IPv6, published
 ports or not. It lasts until 'portolan disconnect' or 'portolan down', and
-follows networks that come and go. Containers see the host as 192.168.65.253 and
-can open no connection to it this way; other computers reach nothing.
+follows networks that come and go. Containers see the host as the gateway of their
+network, and can open no connection to it this way; other computers reach nothing.
 
 An interface and its routes are added to this host, which is root's to do: as
 root for root's machine, and with sudo for your own. By default that is the

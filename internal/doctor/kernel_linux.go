@@ -38,6 +38,7 @@ func probes() []probe {
 		{"nftables tproxy", "the router's rules", "modprobe nft_tproxy", true, tryTProxy},
 		{"nftables socket", "the router's rules", "modprobe nft_socket", true, trySocket},
 		{"nftables fib", "the router's rules", "modprobe nft_fib_inet", true, tryFib},
+		{"nftables masquerade", "the machine's rules", "modprobe nft_masq", true, tryMasquerade},
 		{"nftables set limit", "the router's rate limits", "modprobe nft_limit", true, tryLimit},
 		{"overlayfs", "images", "modprobe overlay", true, tryOverlay},
 	}

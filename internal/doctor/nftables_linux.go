@@ -85,6 +85,23 @@ func tryFib() error {
 	)
 }
 
+// tryMasquerade: masquerade, in a chain of its own kind
+func tryMasquerade() error {
+	r, err := newRuleset("masquerade")
+	if err != nil {
+		return err
+	}
+	chain := r.conn.AddChain(&nftables.Chain{
+		Name:     "post",
+		Table:    r.table,
+		Type:     nftables.ChainTypeNAT,
+		Hooknum:  nftables.ChainHookPostrouting,
+		Priority: nftables.ChainPriorityNATSource,
+	})
+	r.conn.AddRule(&nftables.Rule{Table: r.table, Chain: chain, Exprs: []expr.Any{&expr.Masq{}}})
+	return r.conn.Flush()
+}
+
 // tryLimit: update @s { ip saddr limit rate over 10/second burst 10 packets } drop
 func tryLimit() error {
 	r, err := newRuleset("limit")

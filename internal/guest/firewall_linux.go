@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/portolan-net/portolan/internal/engine"
+	"github.com/portolan-net/portolan/internal/portolan"
 )
 
 // tableName is the one table of ours in the machine; dockerd owns all others.
@@ -28,6 +29,12 @@ const tableName = "portolan"
 //	    iifname eth0 oifname eth0 meta l4proto tcp reject with tcp reset
 //	    iifname eth0 oifname eth0 reject with icmpx host-unreachable
 //	  }
+//	  chain post { type nat hook postrouting priority srcnat;
+//	    ip saddr 192.168.65.253 masquerade          # a connected host
+//	    ip saddr 192.168.65.1 masquerade            # clients of the SOCKS server
+//	    ip6 saddr fdc4:f303:9324::253 masquerade
+//	    ip6 saddr fdc4:f303:9324::1 masquerade
+//	  }
 //	}
 //
 // What comes by eth0 was dialed by the daemon, or by a host that is connected; the
@@ -38,7 +45,11 @@ const tableName = "portolan"
 // the last rule of pre closes what that would open between its networks. A
 // packet that came by eth0 and would leave by it again is for a network that
 // has gone: it is answered, or it would go round until its TTL ends.
-func installFirewall() error {
+//
+// A container on several networks answers by the way of its default route only,
+// where the source of all its other addresses is forged. So those who may ask for
+// any address come as the network's own gateway, which is on every container's link.
+func installFirewall(link portolan.Link) error {
 	conn, err := nftables.New()
 	if err != nil {
 		return err
@@ -72,6 +83,14 @@ func installFirewall() error {
 	hairpin := append(ifname(expr.MetaKeyIIFNAME, linkName), ifname(expr.MetaKeyOIFNAME, linkName)...)
 	add(forward, hairpin, isTCP(), []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}})
 	add(forward, hairpin, []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_HOST_UNREACH}})
+	post := conn.AddChain(&nftables.Chain{
+		Name: "post", Table: table, Type: nftables.ChainTypeNAT,
+		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource,
+	})
+	for _, asker := range []portolan.Pair{link.Outside(), link.Gateway()} {
+		add(post, saddr(asker.V4), []expr.Any{&expr.Masq{}})
+		add(post, saddr(asker.V6), []expr.Any{&expr.Masq{}})
+	}
 	return conn.Flush()
 }
 

@@ -53,7 +53,7 @@ func SetupNetwork(cfg spec.Machine) error {
 	if err := ReserveHostRoutes(cfg.Link, cfg.HostRoutes); err != nil {
 		return err
 	}
-	if err := installFirewall(); err != nil {
+	if err := installFirewall(cfg.Link); err != nil {
 		return fmt.Errorf("install firewall table: %w", err)
 	}
 	return nil

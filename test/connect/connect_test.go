@@ -25,7 +25,7 @@ import (
 // soon is five times the second in which a change is to be followed.
 const soon = 5 * time.Second
 
-// The host's address on the link, as containers see it.
+// The host's address on the link.
 const (
 	outsideV4 = "192.168.65.253"
 	outsideV6 = "fdc4:f303:9324::253"
@@ -54,6 +54,7 @@ func play(t *testing.T, s *stage.Stage, asRoot func(t *testing.T, args ...string
 		check func(*testing.T, *site)
 	}{
 		{"every container answers", checkAnswers},
+		{"several networks", checkSeveralNetworks},
 		{"names", checkNames},
 		{"the LAN reaches nothing", checkLAN},
 		{"nor by the host's own address", checkMasqueraded},
@@ -107,10 +108,20 @@ func (p *site) serve(t *testing.T) {
 
 func (p *site) addresses(t *testing.T, container, network string) []string {
 	t.Helper()
-	found := strings.Fields(p.Docker(t, "inspect", "-f",
-		`{{with index .NetworkSettings.Networks "`+network+`"}}{{.IPAddress}} {{.GlobalIPv6Address}}{{end}}`, container))
+	return p.ofEachFamily(t, container, network, "{{.IPAddress}} {{.GlobalIPv6Address}}")
+}
+
+// gateways are what containers see of the host.
+func (p *site) gateways(t *testing.T, container, network string) []string {
+	t.Helper()
+	return p.ofEachFamily(t, container, network, "{{.Gateway}} {{.IPv6Gateway}}")
+}
+
+func (p *site) ofEachFamily(t *testing.T, container, network, format string) []string {
+	t.Helper()
+	found := strings.Fields(p.Docker(t, "inspect", "-f", `{{with index .NetworkSettings.Networks "`+network+`"}}`+format+`{{end}}`, container))
 	if len(found) != 2 {
-		t.Fatalf("%s has the addresses %v on %s, want one of each family", container, found, network)
+		t.Fatalf("%s has %v on %s, want one of each family", container, found, network)
 	}
 	return found
 }
@@ -171,8 +182,9 @@ func (p *site) eventuallyAnswers(t *testing.T, addr string) {
 
 func checkAnswers(t *testing.T, p *site) {
 	for network, addrs := range p.addrs {
+		gateways := p.gateways(t, map[string]string{"mine": "web", "bridge": "plain"}[network], network)
 		for i, addr := range addrs {
-			own := []string{outsideV4, outsideV6}[i]
+			own := gateways[i]
 			if got := p.HostToolbox(t, "ping", addr, "-size", "4000"); got.Outcome != testimage.OK {
 				t.Errorf("ping %s on %s: %+v", addr, network, got)
 			}
@@ -196,8 +208,8 @@ func checkAnswers(t *testing.T, p *site) {
 	p.Docker(t, "run", "-d", "--name", "hostnet", "--network", "host", testimage.Name, "web", "-addr", ":8099")
 	defer p.Docker(t, "rm", "-f", "hostnet")
 	stage.Eventually(t, soon, "a container on the machine's own network answers", func() bool {
-		_, err := stage.Fetch(t, p.Lab.Host, "192.168.65.3:8099", "/ip")
-		return err == nil
+		seen, err := stage.Fetch(t, p.Lab.Host, "192.168.65.3:8099", "/ip")
+		return err == nil && seen == outsideV4
 	})
 	c := p.Status(t).Connection
 	if c == nil || !strings.HasPrefix(c.Interface, "portolan") || len(c.Networks) < 4 || len(c.Refused) != 0 {
@@ -205,6 +217,37 @@ func checkAnswers(t *testing.T, p *site) {
 	}
 	if status := p.Status(t); status.State != api.Running {
 		t.Errorf("status: %s, %v", status.State, status.Problems)
+	}
+}
+
+// A container has a default route into one of its networks, and answers in all.
+func checkSeveralNetworks(t *testing.T, p *site) {
+	for name, networks := range map[string][]string{"twice": {"mine", "bridge"}, "thrice": {"bridge", "mine", "other"}} {
+		if name == "thrice" {
+			p.Docker(t, "network", "create", "--ipv6", "other")
+			defer p.Docker(t, "network", "rm", "other")
+		}
+		p.Docker(t, "run", "-d", "--name", name, "--network", networks[0], testimage.Name, "web")
+		p.Docker(t, "run", "-d", "--name", name+"-udp", "--network", "container:"+name, testimage.Name, "echo-udp", "-addr", ":7")
+		defer p.Docker(t, "rm", "-f", name, name+"-udp")
+		for _, network := range networks[1:] {
+			p.Docker(t, "network", "connect", network, name)
+		}
+		for _, network := range networks {
+			gateways := p.gateways(t, name, network)
+			for i, addr := range p.addresses(t, name, network) {
+				p.eventuallyAnswers(t, addr)
+				if seen, err := p.answers(t, addr); err != nil || seen != gateways[i] {
+					t.Errorf("%s on %s: %v; it sees %q, want %s", name, network, err, seen, gateways[i])
+				}
+				if got := p.HostToolbox(t, "udp-send", at(addr, 7), "-size", "30000"); got.Outcome != testimage.OK {
+					t.Errorf("UDP to %s on %s: %+v", name, network, got)
+				}
+				if got := p.HostToolbox(t, "ping", addr); got.Outcome != testimage.OK {
+					t.Errorf("ping %s on %s: %+v", name, network, got)
+				}
+			}
+		}
 	}
 }
 
@@ -247,7 +290,8 @@ func checkNames(t *testing.T, p *site) {
 		out := program("getent", "ahosts", "web.portolan.internal")
 		return strings.Contains(out, p.addrs["mine"][0]) && strings.Contains(out, p.addrs["mine"][1])
 	})
-	for flag, own := range map[string]string{"-4": outsideV4, "-6": outsideV6} {
+	gateways := p.gateways(t, "web", "mine")
+	for flag, own := range map[string]string{"-4": gateways[0], "-6": gateways[1]} {
 		if seen := program("curl", flag, "-sS", "--max-time", "5", "http://web.portolan.internal/ip"); strings.TrimSpace(seen) != own {
 			t.Errorf("curl %s: %q, want to be seen as %s", flag, seen, own)
 		}
@@ -482,8 +526,12 @@ func checkKilledHelper(t *testing.T, p *site) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	kill(t, p.Status(t).Helper.PID)
+	helper := p.Status(t).Helper.PID
+	kill(t, helper)
 	stage.Eventually(t, soon, "the host is connected again", func() bool {
+		if now := p.Status(t); now.Helper.PID == helper || now.Connection == nil {
+			return false // what stands for a moment is of the one that died
+		}
 		// Without the routes an attempt leads to the LAN's gateway, and nobody answers.
 		ctx, cancel := context.WithTimeout(t.Context(), soon/10)
 		defer cancel()
@@ -492,7 +540,7 @@ func checkKilledHelper(t *testing.T, p *site) {
 			return false
 		}
 		_ = conn.Close()
-		return p.Status(t).Connection != nil
+		return true
 	})
 	if err := conn.SetDeadline(time.Now().Add(soon)); err != nil {
 		t.Fatal(err)
