@@ -85,6 +85,9 @@ func printAnswer(w io.Writer, a api.DNSAnswer) {
 func origin(a api.DNSAnswer) string {
 	switch a.Source {
 	case "portolan":
+		if a.Rcode == "NXDOMAIN" {
+			return "a name that Portolan gives to this host, not to containers"
+		}
 		return "a name that Portolan gives"
 	case "hosts":
 		return "from this host's " + place(a)

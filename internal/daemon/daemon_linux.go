@@ -59,10 +59,11 @@ type daemon struct {
 	containers   atomic.Pointer[containers]   // the same
 	adopted      bool                         // the machine was there before this daemon
 
-	rebind        chan struct{} // where published ports listen has changed
-	socksMoved    chan struct{} // where the SOCKS server listens has changed
-	routesChanged chan struct{} // the host's
-	addrsChanged  chan struct{} // the same, for those who follow addresses
+	rebind chan struct{} // where published ports listen has changed
+	// Where the servers of the host listen has changed.
+	socksMoved, hostNamesMoved chan struct{}
+	routesChanged              chan struct{} // the host's
+	addrsChanged               chan struct{} // the same, for those who follow addresses
 
 	agentLogStart int64 // where in its log the agent of a new machine begins
 
@@ -99,7 +100,7 @@ var (
 func Run(ctx context.Context, o Options) (err error) {
 	d := &daemon{
 		Options: o, progress: newProgress(o.Progress), started: time.Now(), state: api.Starting,
-		ready: make(chan struct{}), hopeless: make(chan struct{}), gone: make(chan struct{}), rebind: make(chan struct{}, 1), socksMoved: make(chan struct{}, 1),
+		ready: make(chan struct{}), hopeless: make(chan struct{}), gone: make(chan struct{}), rebind: make(chan struct{}, 1), socksMoved: make(chan struct{}, 1), hostNamesMoved: make(chan struct{}, 1),
 		routesChanged: make(chan struct{}, 1), addrsChanged: make(chan struct{}, 1),
 	}
 	defer func() { d.progress.finish(err) }()

@@ -28,7 +28,7 @@ import (
 type hostNames struct {
 	containers *containers
 	zone       dns.Zone
-	addr       netip.AddrPort // not valid for nowhere
+	server     hostServer
 	log        *slog.Logger
 
 	known map[string]namedContainer // by id; used by follow alone
@@ -40,22 +40,26 @@ type namedContainer struct {
 	names map[string][]netip.Addr
 }
 
-func newHostNames(c *containers, addr netip.AddrPort, log *slog.Logger) *hostNames {
-	return &hostNames{containers: c, addr: addr, log: log, known: map[string]namedContainer{}}
+func (d *daemon) newHostNames(c *containers) *hostNames {
+	h := &hostNames{containers: c, log: d.Log.With("part", "host-names"), known: map[string]namedContainer{}}
+	h.server = hostServer{
+		what: "names of containers", addr: func() netip.AddrPort { return d.values.Load().HostNames }, moved: d.hostNamesMoved,
+		serve: h.serve, log: h.log,
+	}
+	return h
 }
 
 // allow keeps containers away from what tells the host about all of them: to them
 // nobody listens there.
 func (h *hostNames) allow(flow portolan.Flow) error {
-	if flow.Dst.Port() == h.addr.Port() && h.addr.IsValid() && flow.Proto != portolan.ICMP {
+	if flow.Proto != portolan.ICMP && h.server.isAt(flow.Dst.Port()) {
 		return fmt.Errorf("names of containers are for the host: %w", syscall.ECONNREFUSED)
 	}
 	return nil
 }
 
-// run serves until ctx ends. A port that somebody else has, another profile for
-// one, is tried again: names are not worth a failed start. Without a port the
-// names are kept for the SOCKS server.
+// run serves until ctx ends. Where the setting says nowhere, the names are kept for
+// the SOCKS server.
 func (h *hostNames) run(ctx context.Context) {
 	following := make(chan struct{})
 	defer func() { <-following }()
@@ -63,35 +67,22 @@ func (h *hostNames) run(ctx context.Context) {
 		defer close(following)
 		h.follow(ctx)
 	}()
-	if !h.addr.IsValid() {
-		return
-	}
-	const pause = 5 * time.Second
-	for said := false; ctx.Err() == nil; said = true {
-		err := h.serve(ctx)
-		if err != nil && !said {
-			h.log.Warn("the host can't ask for names of containers", "addr", h.addr, "err", err)
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(pause):
-		}
-	}
+	h.server.run(ctx)
 }
 
-func (h *hostNames) serve(ctx context.Context) error {
+func (h *hostNames) serve(ctx context.Context, addr netip.AddrPort) error {
 	var lc net.ListenConfig
 	lc.SetMultipathTCP(false)
-	udp, err := lc.ListenPacket(ctx, "udp", h.addr.String())
+	udp, err := lc.ListenPacket(ctx, "udp", addr.String())
 	if err != nil {
 		return err
 	}
-	tcp, err := lc.Listen(ctx, "tcp", h.addr.String())
+	tcp, err := lc.Listen(ctx, "tcp", addr.String())
 	if err != nil {
 		udp.Close()
 		return err
 	}
-	h.log.Info("the host can ask for names of containers", "addr", h.addr)
+	h.log.Info("the host can ask for names of containers", "addr", addr)
 	return h.zone.Serve(ctx, udp, tcp)
 }
 

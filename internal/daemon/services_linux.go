@@ -34,7 +34,7 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 	}
 	containers := &containers{socket: d.Profile.EngineSocket()}
 	d.containers.Store(containers)
-	hostNames := newHostNames(containers, d.settings.Snapshot().Values.HostNames, d.Log.With("part", "host-names"))
+	hostNames := d.newHostNames(containers)
 	if d.told().Moving {
 		if err := router.Move(d.Profile.HelperSocket(), d.link()); err != nil {
 			return err
@@ -49,7 +49,7 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 		Log: d.Log.With("part", "dns"),
 	})
 	d.setResolver(resolver)
-	socks := &socksServer{addr: func() netip.AddrPort { return d.values.Load().SOCKS }, moved: d.socksMoved}
+	socks := d.newSOCKS()
 	allowHost := func(flow portolan.Flow) error {
 		return cmp.Or(d.allowHost(flow), hostNames.allow(flow), socks.allow(flow))
 	}

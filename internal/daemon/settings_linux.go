@@ -47,7 +47,7 @@ func (d *daemon) takeSettings() {
 	d.chooseProxies()
 	d.limitHost()
 	d.moveListeners(before)
-	d.moveSOCKS(before)
+	d.moveServers(before)
 	if before != nil && before.Certificates != d.values.Load().Certificates {
 		d.tellBuilds()
 	}

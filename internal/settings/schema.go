@@ -32,7 +32,6 @@ const (
 	Engine  Applies = "at once in the router; the engine restarts for the rest, containers go on"
 	Restart Applies = "the engine restarts, containers go on"
 	Network Applies = "the machine's network and the engine restart: containers go on, open connections end"
-	Machine Applies = "at the next start of the machine"
 )
 
 // Restarts reports whether the engine restarts for a change.
@@ -98,7 +97,7 @@ func Keys() []Key {
 		{Name: KeyEngine, Type: Options, Default: `{}`, Unit: "keys of dockerd's daemon.json", Applies: Restart, Help: "the engine's own options: registry mirrors, log driver, address pools; keys that Portolan sets itself are refused"},
 		{Name: KeyLoopback, Type: Boolean, Default: `true`, Applies: Live, Ours: true, Help: "whether host.docker.internal leads to the host's loopback; false answers \"prohibited\""},
 		{Name: KeyHostNet, Type: Boolean, Default: `true`, Applies: Live, Help: "whether ports of containers with --network host are on the host, and the host's loopback services on theirs; see host-networking.md"},
-		{Name: KeyHostNames, Type: Address, Default: `"127.0.0.1:5399"`, Unit: "ADDRESS:PORT on loopback, or nothing", Applies: Machine, Ours: true, Help: "where this host asks for NAME.portolan.internal, the names of containers; see dns.md"},
+		{Name: KeyHostNames, Type: Address, Default: `"127.0.0.1:5399"`, Unit: "ADDRESS:PORT on loopback, or nothing", Applies: Live, Ours: true, Help: "where this host asks for NAME.portolan.internal, the names of containers; see dns.md"},
 		{Name: KeySOCKS, Type: Address, Default: `""`, Unit: "ADDRESS:PORT on loopback, or nothing", Applies: Live, Ours: true, Help: "where programs of this host find a SOCKS5 server that leads to containers, by address and by name; see proxies.md"},
 		{
 			Name: KeyConnect, Type: String, Values: []string{ConnectAll, ConnectPublished, ConnectOff}, Applies: Live, Ours: true,
@@ -178,7 +177,7 @@ func unused() []string {
 	return []string{
 		"allowBetaFeatures", "allowExperimentalFeatures", "analyticsEnabled", "blockDockerLoad",
 		"desktopTerminalEnabled", "disableUpdate", "displayedOnboarding", "enableDockerAI", "enableDockerMCPToolkit",
-		"enableInference", "enableInferenceGPUVariant", "enableInferenceTCP", "enableInferenceTCPPort",
+		"enableInference", "enableInferenceCORS", "enableInferenceGPUVariant", "enableInferenceTCP", "enableInferenceTCPPort",
 		"enhancedContainerIsolation", "exposeDockerAPIOnTCP2375", "extensionsEnabled", "extensionsPrivateMarketplace",
 		"extensionsPrivateMarketplaceAdminContactURL", "filesharingAllowedDirectories", "kubernetes",
 		"scout", "silentModulesUpdate", "updateCheck", "useContainerdSnapshotter", "useGrpcfuse",

@@ -105,6 +105,31 @@ func TestNamesOfContainers(t *testing.T) {
 			t.Errorf("%+v, want nothing", got)
 		}
 	})
+	t.Run("another place", func(t *testing.T) {
+		const other = "127.0.0.1:5353"
+		asked := func(server, from string) testimage.Outcome {
+			words := []string{"lookup", "www.portolan.internal", "A", "-server", server, "-timeout", "2s"}
+			if from != "" {
+				return s.Exec(t, from, words...).Outcome
+			}
+			return s.HostToolbox(t, words...).Outcome
+		}
+		s.Portolan(t, "settings", "set", "portolan.hostNames", other)
+		stage.Eventually(t, named, "names are told elsewhere", func() bool { return asked(other, "") == testimage.OK })
+		if got := asked(hostNamesAddr, ""); got != testimage.Refused {
+			t.Errorf("where they were told before: %s, want refused", got)
+		}
+		if got := asked("192.168.65.254:5353", "plain"); got != testimage.Refused {
+			t.Errorf("a container there: %s, want refused", got)
+		}
+		s.Portolan(t, "settings", "set", "portolan.hostNames", "")
+		stage.Eventually(t, named, "names are told nowhere", func() bool { return asked(other, "") == testimage.Refused })
+		s.Portolan(t, "settings", "unset", "portolan.hostNames")
+		become("www", addresses("www", "mine")...)
+		if out := s.Portolan(t, "dns", "query", "www.portolan.internal"); !strings.Contains(out, "gives to this host, not to containers") {
+			t.Errorf("dns query says %s", out)
+		}
+	})
 	t.Run("nobody else can ask", func(t *testing.T) {
 		neighbour := onNode(t, s, s.Lab.Neighbour)
 		got := neighbour.run(t, "lookup www.portolan.internal A -tcp -timeout 2s -server "+hostPort(lab.HostV4, 5399))
