@@ -122,7 +122,7 @@ func (d *daemon) mayMove(ctx context.Context, link portolan.Link) error {
 			return fmt.Errorf("move the machine's network: the engine has a network %s, which overlaps; remove that, or choose another subnet", network)
 		}
 	}
-	if inSwarm(ctx, d.Profile.EngineSocket()) {
+	if info, err := askInfo(ctx, d.Profile.EngineSocket()); err == nil && info.inSwarm() {
 		return errors.New("move the machine's network: the engine is in a swarm, whose members know it by an address of the present subnet; type: docker swarm leave, and try again")
 	}
 	return nil
@@ -272,8 +272,8 @@ func (d *daemon) renewAgent(ctx context.Context) error {
 const clashSettle = 3 * time.Second
 
 // avoidClashes moves the machine away from networks that the host comes to have,
-// unless somebody chose the subnet, the engine is in a swarm, or quiet says that
-// a client of the engine would be cut off.
+// unless somebody chose the subnet. It waits while the engine is in a swarm, and
+// while quiet says that a client of the engine would be cut off.
 func (d *daemon) avoidClashes(ctx context.Context, quiet func(func() error) (bool, error)) {
 	look := time.NewTimer(clashSettle)
 	defer look.Stop()
@@ -297,10 +297,10 @@ func (d *daemon) avoidClashes(ctx context.Context, quiet func(func() error) (boo
 		if link == d.link() {
 			continue
 		}
-		if inSwarm(ctx, d.Profile.EngineSocket()) {
-			continue // which status says
+		begun := false
+		if !d.swarmKeeps(ctx) {
+			begun, err = quiet(func() error { return d.beginMove(link) })
 		}
-		begun, err := quiet(func() error { return d.beginMove(link) })
 		if err != nil {
 			d.Log.Warn("the machine's network overlaps one of the host's", "err", err)
 		}

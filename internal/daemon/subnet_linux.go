@@ -58,12 +58,27 @@ func (d *daemon) pendingSubnets(ctx context.Context, v *settings.Values) []strin
 	return found
 }
 
+// engineInfo is what the engine says of itself.
+type engineInfo struct {
+	LiveRestoreEnabled bool
+	Swarm              struct{ LocalNodeState string }
+}
+
+func askInfo(ctx context.Context, engineSocket string) (info engineInfo, err error) {
+	err = askEngine(ctx, engineSocket, "/info", func(r io.Reader) error { return json.NewDecoder(r).Decode(&info) })
+	return info, err
+}
+
 // inSwarm reports whether the engine belongs to a swarm, or tries to.
-func inSwarm(ctx context.Context, engineSocket string) bool {
-	var info struct {
-		Swarm struct{ LocalNodeState string }
-	}
-	err := askEngine(ctx, engineSocket, "/info", func(r io.Reader) error { return json.NewDecoder(r).Decode(&info) })
-	state := info.Swarm.LocalNodeState
-	return err == nil && state != "" && state != "inactive"
+func (i engineInfo) inSwarm() bool {
+	state := i.Swarm.LocalNodeState
+	return state != "" && state != "inactive"
+}
+
+// swarmKeeps reports whether the machine must not move by itself: the engine is in
+// a swarm, or has left it just now and would still stop its containers.
+func (d *daemon) swarmKeeps(ctx context.Context) bool {
+	info, err := askInfo(ctx, d.Profile.EngineSocket())
+	stops := d.engineConfig().Options["live-restore"] == false // at every restart, as somebody chose
+	return err == nil && (info.inSwarm() || !info.LiveRestoreEnabled && !stops)
 }

@@ -1,7 +1,7 @@
 package daemon
 
 import (
-	"fmt"
+	"encoding/json"
 	"net"
 	"net/http"
 	"net/netip"
@@ -18,23 +18,9 @@ import (
 // Who wants another subnet is told to leave a swarm first, and not told of swarms
 // otherwise.
 func TestPendingSubnets(t *testing.T) {
-	dir := t.TempDir()
-	d := &daemon{Options: Options{Profile: profile.Profile{RunDir: dir}}, spec: spec.Machine{Link: portolan.DefaultLink()}}
+	var info engineInfo
+	d := withInfo(t, &info)
 	moving := &daemon{Options: d.Options, spec: spec.Machine{Link: portolan.DefaultLink(), Moving: true}}
-	if err := os.Mkdir(d.Profile.SharedDir(), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	state := "inactive"
-	l, err := net.Listen("unix", d.Profile.EngineSocket())
-	if err != nil {
-		t.Fatal(err)
-	}
-	engine := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		fmt.Fprintf(w, `{"Swarm": {"LocalNodeState": %q}}`, state)
-	})}
-	served := make(chan struct{})
-	go func() { defer close(served); _ = engine.Serve(l) }()
-	t.Cleanup(func() { _ = engine.Close(); <-served })
 	same := settings.Values{Link: portolan.DefaultLink(), FixedV4: true, FixedV6: true}
 	other := same
 	other.Link.V4 = netip.MustParsePrefix("10.9.8.0/24")
@@ -51,7 +37,7 @@ func TestPendingSubnets(t *testing.T) {
 		{d, "active", other, []string{"moves to 10.9.8.0/24", "docker swarm leave"}},
 		{d, "pending", other, []string{"moves to 10.9.8.0/24", "docker swarm leave"}},
 	} {
-		state = c.state
+		info.Swarm.LocalNodeState = c.state
 		got := c.d.pendingSubnets(t.Context(), &c.v)
 		if len(got) != len(c.want) {
 			t.Errorf("%s: %q, want %q", c.state, got, c.want)
@@ -63,4 +49,51 @@ func TestPendingSubnets(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A machine moves by itself when its containers go on, or somebody chose that they
+// don't.
+func TestSwarmKeeps(t *testing.T) {
+	var info engineInfo
+	d := withInfo(t, &info)
+	for _, c := range []struct {
+		name, state string
+		restores    bool
+		options     map[string]any
+		want        bool
+	}{
+		{"no swarm", "inactive", true, nil, false},
+		{"in a swarm", "active", false, nil, true},
+		{"joining one", "pending", false, nil, true},
+		{"just out of one", "inactive", false, nil, true},
+		{"just out of one, and live-restore is chosen", "inactive", false, map[string]any{"live-restore": true}, true},
+		{"live-restore is never on", "inactive", false, map[string]any{"live-restore": false}, false},
+		{"in a swarm without it", "active", false, map[string]any{"live-restore": false}, true},
+	} {
+		info.Swarm.LocalNodeState, info.LiveRestoreEnabled = c.state, c.restores
+		d.configured.Options = c.options
+		if got := d.swarmKeeps(t.Context()); got != c.want {
+			t.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
+	}
+}
+
+// withInfo is a daemon whose engine says info of itself.
+func withInfo(t *testing.T, info *engineInfo) *daemon {
+	t.Helper()
+	d := &daemon{Options: Options{Profile: profile.Profile{RunDir: t.TempDir()}}, spec: spec.Machine{Link: portolan.DefaultLink()}}
+	if err := os.Mkdir(d.Profile.SharedDir(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", d.Profile.EngineSocket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	engine := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(info)
+	})}
+	served := make(chan struct{})
+	go func() { defer close(served); _ = engine.Serve(l) }()
+	t.Cleanup(func() { _ = engine.Close(); <-served })
+	return d
 }

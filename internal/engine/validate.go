@@ -15,7 +15,9 @@ import (
 // TryOptions asks the dockerd of an engine that does not run whether it takes
 // the user's options.
 func TryOptions(ctx context.Context, b Binaries, options map[string]any) error {
-	text, err := Layout{Link: portolan.DefaultLink(), Version: b.Version}.DaemonJSON(options)
+	dockerd := filepath.Join(b.Dir, "dockerd")
+	// dockerd wants to find a program in the shim's place, and does not run it.
+	text, err := Layout{Link: portolan.DefaultLink(), Version: b.Version, Shim: dockerd}.DaemonJSON(options)
 	if err != nil {
 		return err
 	}
@@ -24,7 +26,7 @@ func TryOptions(ctx context.Context, b Binaries, options map[string]any) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	return validate(ctx, filepath.Join(b.Dir, "dockerd"), dir, text)
+	return validate(ctx, dockerd, dir, text)
 }
 
 // validate asks dockerd whether it takes a configuration, by way of a file in dir.

@@ -158,6 +158,46 @@ func TestParseAdmin(t *testing.T) {
 	}
 }
 
+// A file as Docker Desktop's administrators have it counts as it is: what concerns
+// networking is in force, all else is known and not used.
+func TestDockerDesktopFile(t *testing.T) {
+	l, err := parseAdmin("f", []byte(`{
+	"configurationFileVersion": 2,
+	"proxy": {"locked": true, "mode": "manual", "http": "http://proxy.example.com:3128", "https": "", "exclude": ["*.example.com"],
+		"windowsDockerdPort": 65000, "enableKerberosNtlm": false, "pac": "", "embeddedPac": ""},
+	"containersProxy": {"locked": true, "mode": "manual", "http": "", "https": "", "exclude": [], "pac": "", "embeddedPac": "", "transparentPorts": "*"},
+	"linuxVM": {
+		"wslEngineEnabled": {"locked": false, "value": false},
+		"dockerDaemonOptions": {"locked": true, "value": "{\"debug\": true}"},
+		"vpnkitCIDR": {"locked": false, "value": "192.168.65.0/24"}},
+	"windowsContainers": {"dockerDaemonOptions": {"locked": false, "value": "{}"}},
+	"defaultNetworkingMode": {"locked": true, "value": "ipv4only"},
+	"dnsInhibition": {"locked": true, "value": "none"},
+	"portBindingBehavior": {"locked": true, "value": "local-only-port-binding"},
+	"kubernetes": {"locked": false, "enabled": false, "showSystemContainers": false, "imagesRepository": ""},
+	"enhancedContainerIsolation": {"locked": true, "value": true, "dockerSocketMount": {"imageList": {"images": []}}},
+	"scout": {"locked": false, "sbomIndexing": true},
+	"filesharingAllowedDirectories": [{"path": "$HOME", "sharedByDefault": true}],
+	"enableInferenceCORS": {"locked": true, "value": ""},
+	"desktopTerminalEnabled": {"locked": false, "value": false}}`), noHosts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, warning := range l.warnings {
+		if !strings.Contains(warning, "Docker Desktop's, does not concern networking") {
+			t.Errorf("warning %q", warning)
+		}
+	}
+	if len(l.warnings) != 10 {
+		t.Errorf("%d keys are listed as not used, want 10: %q", len(l.warnings), l.warnings)
+	}
+	v := resolve(layer{}, l).Values
+	if v.Mode != portolan.IPv4Only || v.Inhibition != "none" || v.PortBinding != BindLocalOnly || v.Engine["debug"] != true ||
+		v.Proxy.HTTP != "http://proxy.example.com:3128" || !slices.Equal(v.Proxy.Exclude, []string{"*.example.com"}) || !v.ContainersProxy.Transparent.All {
+		t.Errorf("in force is %+v", v)
+	}
+}
+
 func layers(t *testing.T, user, admin string) (layer, layer) {
 	t.Helper()
 	u, err := parseUser("user.json", []byte(user), nil)

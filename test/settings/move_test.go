@@ -20,6 +20,10 @@ import (
 // settled bounds what Portolan does by itself when routes have come to rest.
 const settled = 30 * time.Second
 
+// left bounds what it does by itself after a swarm: containers go on when half a
+// minute has passed.
+const left = settled + 30*time.Second
+
 // checkMove gives a machine with running containers other subnets.
 func checkMove(t *testing.T, s *stage.Stage) {
 	s.Docker(t, "network", "create", "mine")
@@ -135,7 +139,9 @@ func checkClash(t *testing.T, s *stage.Stage) {
 
 func moving(pending string) bool { return strings.Contains(pending, "is moving") }
 
-// checkSwarm: an engine in a swarm stays where its members know it.
+// checkSwarm: an engine in a swarm stays where its members know it, whatever the
+// host comes to have. When it has left, the machine moves by itself, and containers
+// go on.
 func checkSwarm(t *testing.T, s *stage.Stage) {
 	s.Docker(t, "swarm", "init")
 	out, code := s.TryPortolan(t, "settings", "set", "--yes", "linuxVM.vpnkitCIDR", "10.99.0.0/16")
@@ -145,9 +151,17 @@ func checkSwarm(t *testing.T, s *stage.Stage) {
 	if got := strings.TrimSpace(s.Portolan(t, "settings", "get", "linuxVM.vpnkitCIDR")); got != "192.168.65.0/24" {
 		t.Errorf("what was refused is written: %s", got)
 	}
+	s.Lab.Host.Run(t, "ip", "route", "add", "192.168.65.0/24", "via", lab.GatewayV4)
+	clash := func(p string) bool { return strings.Contains(p, "overlaps the machine's network 192.168.65.0/24") }
+	eventually(t, "status names the clash", func() bool { return slices.ContainsFunc(s.Status(t).Problems, clash) })
 	s.Docker(t, "swarm", "leave", "--force")
-	s.Portolan(t, "settings", "set", "--yes", "linuxVM.vpnkitCIDR", "10.99.0.0/16")
-	checkOn(t, s, "10.99.0.0/16", "fdc4:f303:9324::/64")
+	before := lives(t, s, "always")
+	stage.Eventually(t, left, "the machine has moved by itself", func() bool { return s.Status(t).Link.V4.String() == "192.168.66.0/24" })
+	stage.Eventually(t, settled, "the engine is back", func() bool { return s.Status(t).Engine.Ready })
+	s.Lab.Host.Run(t, "ip", "route", "del", "192.168.65.0/24", "via", lab.GatewayV4)
+	if now := lives(t, s, "always"); now != before {
+		t.Errorf("the container was %s and is %s", before, now)
+	}
 }
 
 // lives tells containers that have been started again from those that have not.

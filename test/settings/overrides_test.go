@@ -12,13 +12,15 @@ import (
 	"github.com/portolan-net/portolan/internal/testimage"
 )
 
-// overrides has networks whose families do not depend on the mode.
+// overrides has networks whose families do not depend on the mode, and compose's
+// own, which has the mode's.
 const overrides = `
 name: overrides
 services:
   four: {image: ` + testimage.Name + `, command: web -name four, networks: [four], ports: ["8311:80"]}
   six:  {image: ` + testimage.Name + `, command: web -name six, networks: [six], ports: ["8312:80"]}
   both: {image: ` + testimage.Name + `, command: web -name both, networks: [both], ports: ["8313:80"]}
+  default: {image: ` + testimage.Name + `, command: web -name default, ports: ["8314:80"]}
 networks:
   four: {enable_ipv4: true, enable_ipv6: false}
   six:  {enable_ipv4: false, enable_ipv6: true}
@@ -38,7 +40,7 @@ func checkOverrides(t *testing.T, s *stage.Stage, v4, v6 bool) {
 	for i, c := range []struct {
 		name   string
 		v4, v6 bool
-	}{{"four", true, false}, {"six", false, true}, {"both", true, true}} {
+	}{{"four", true, false}, {"six", false, true}, {"both", true, true}, {"default", v4, v6}} {
 		if got, want := networkFamilies(t, s, "overrides_"+c.name), fmt.Sprint(c.v4, c.v6); got != want {
 			t.Errorf("compose's network %s has IPv4, IPv6: %s, want %s", c.name, got, want)
 		}

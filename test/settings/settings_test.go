@@ -79,6 +79,7 @@ func TestSettings(t *testing.T) {
 	t.Run("a host without IPv6", func(t *testing.T) { checkHostWithout(t, s, v6, v4) })
 	t.Run("swarm", func(t *testing.T) { checkSwarm(t, s) })
 	t.Run("bad engine options at the start", func(t *testing.T) { checkBadOptions(t, s) })
+	t.Run("docker0", func(t *testing.T) { checkDocker0(t, s) })
 }
 
 // eventually is stage.Eventually with the promise for live changes.
@@ -301,6 +302,16 @@ func checkPending(t *testing.T, s *stage.Stage) {
 
 func checkEngineOptions(t *testing.T, s *stage.Stage) {
 	driver := func() string { return s.Docker(t, "info", "-f", "{{.LoggingDriver}}") }
+	s.Portolan(t, "settings", "set", "--yes", "linuxVM.dockerDaemonOptions", `{"registry-mirrors": ["https://mirror.internet.test"],
+		"insecure-registries": ["plain.internet.test"], "default-address-pools": [{"base": "10.77.0.0/16", "size": 24}]}`)
+	if got := s.Docker(t, "info", "-f", "{{.RegistryConfig.Mirrors}} {{index .RegistryConfig.IndexConfigs \"plain.internet.test\"}}"); !strings.Contains(got, "[https://mirror.internet.test/]") || !strings.Contains(got, "plain.internet.test [] false") {
+		t.Errorf("the engine's registries: %s", got)
+	}
+	s.Docker(t, "network", "create", "--ipv6=false", "pool")
+	if got := s.Docker(t, "network", "inspect", "-f", "{{(index .IPAM.Config 0).Subnet}}", "pool"); !strings.HasPrefix(got, "10.77.") {
+		t.Errorf("a network has %s, want one of the chosen pool", got)
+	}
+	s.Docker(t, "network", "rm", "pool")
 	s.Portolan(t, "settings", "set", "--yes", "linuxVM.dockerDaemonOptions", `{"log-driver": "local"}`)
 	stage.Eventually(t, 2*time.Second, "status knows that the engine is back", func() bool { return s.Status(t).Engine.Ready })
 	if got := driver(); got != "local" {
@@ -344,6 +355,10 @@ func checkBadOptions(t *testing.T, s *stage.Stage) {
 		noStart:                 "linuxVM.dockerDaemonOptions: dockerd does not start with the options: ",
 	} {
 		s.Portolan(t, "down")
+		if out, code := s.TryPortolan(t, "settings", "set", "linuxVM.dockerDaemonOptions", `{"no-such-option": 1}`); code != 1 || !strings.Contains(out, "no-such-option") {
+			t.Errorf("an option that the dockerd to come does not know: exit code %d: %s", code, out)
+		}
+		s.Portolan(t, "settings", "set", "linuxVM.dockerDaemonOptions", `{"log-driver": "local"}`)
 		write(t, settingsFile(s), `{"linuxVM": {"dockerDaemonOptions": `+options+`}}`)
 		s.Portolan(t, "up")
 		if got := s.Docker(t, "info", "-f", "{{.LoggingDriver}}"); got != "local" {
@@ -359,6 +374,22 @@ func checkBadOptions(t *testing.T, s *stage.Stage) {
 	s.Portolan(t, "settings", "unset", "--yes", "linuxVM.dockerDaemonOptions")
 	if got := s.Status(t); len(got.Problems) != 0 || len(got.Pending) != 0 {
 		t.Errorf("after the correction: problems %q, pending %q", got.Problems, got.Pending)
+	}
+}
+
+// checkDocker0: the default bridge has the mode's IPv6 when no container runs.
+func checkDocker0(t *testing.T, s *stage.Stage) {
+	if got := s.Docker(t, "ps", "-q"); got != "" {
+		t.Fatalf("containers run: %s", got)
+	}
+	for _, c := range []struct{ mode, want string }{{"ipv4only", "true false"}, {"ipv6only", "true true"}} {
+		s.Portolan(t, "settings", "set", "--yes", "defaultNetworkingMode", c.mode)
+		if got := networkFamilies(t, s, "bridge"); got != c.want {
+			t.Errorf("%s: docker0 has IPv4, IPv6: %s, want %s", c.mode, got, c.want)
+		}
+		if got := s.Status(t).Pending; len(got) != 0 {
+			t.Errorf("%s: pending: %q", c.mode, got)
+		}
 	}
 }
 
@@ -412,6 +443,9 @@ func checkLock(t *testing.T, s *stage.Stage) {
 	eventually(t, "status names the file", func() bool { return slices.ContainsFunc(s.Status(t).Problems, told) })
 	if got := get(); got == testimage.OK {
 		t.Error("a file that everybody can write lifts the lock")
+	}
+	if out, code := s.TryPortolan(t, "--profile", "new", "up"); code != 1 || !strings.Contains(out, path+" can be written by others") {
+		t.Errorf("the start of a machine that has no good policy: exit code %d: %s", code, out)
 	}
 	onHost(t, s, "rm", "-r", dir)
 	eventually(t, "the policy is lifted", func() bool { return get() == testimage.OK })
