@@ -216,7 +216,7 @@ func daemonStopped(t *testing.T, s *stage.Stage) {
 	if err := syscall.Kill(was.Daemon.PID, syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
-	if err := stage.Exchange(client, stage.Sign, true, wellAgain); err != nil {
+	if err := stage.Exchange(client, "meanwhile", true, wellAgain); err != nil {
 		t.Errorf("a client that came meanwhile: %v", err)
 	}
 	if err := asked.Wait(); err != nil {
