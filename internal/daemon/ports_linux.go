@@ -88,7 +88,7 @@ func (a *addedPorts) reconcile(ctx context.Context) {
 			return true
 		}
 		w.problem = ""
-		if err := a.grantLocked(ctx, w, all[i]); err != nil {
+		if err := a.grantLocked(ctx, w, all[i], true); err != nil {
 			w.problem, w.name = err.Error(), all[i].name()
 			a.log.Warn("added port is not published", "host", w.host, "container", all[i].name(), "error", err)
 		}
@@ -99,8 +99,9 @@ func (a *addedPorts) reconcile(ctx context.Context) {
 	}
 }
 
-// grantLocked publishes w at its container's present address, or nowhere.
-func (a *addedPorts) grantLocked(ctx context.Context, w *wish, c container) error {
+// grantLocked publishes w at its container's present address, or nowhere. One of
+// before may wait for its address of the host.
+func (a *addedPorts) grantLocked(ctx context.Context, w *wish, c container, before bool) error {
 	var want portolan.Binding
 	if addr := addressFor(c, w.host.Addr()); c.State == "running" && addr.IsValid() {
 		want = portolan.Binding{Proto: w.proto, Host: w.host, Container: netip.AddrPortFrom(addr, w.port)}
@@ -112,7 +113,7 @@ func (a *addedPorts) grantLocked(ctx context.Context, w *wish, c container) erro
 	if want == (portolan.Binding{}) {
 		return nil
 	}
-	if err := a.table.Add(ctx, want); err != nil {
+	if err := a.table.Add(ctx, want, before); err != nil {
 		return err
 	}
 	w.binding = want
@@ -194,7 +195,7 @@ func (a *addedPorts) add(ctx context.Context, r api.PortRequest) error {
 	for _, host := range hosts(r) {
 		w := &wish{id: c.ID, host: host, proto: r.Proto, port: r.Port}
 		same := func(other *wish) bool { return other.proto == w.proto && other.host == w.host }
-		err := a.grantLocked(ctx, w, c)
+		err := a.grantLocked(ctx, w, c, false)
 		if err == nil && slices.ContainsFunc(a.wishes, same) {
 			continue // added before
 		}

@@ -25,6 +25,7 @@ type entry struct {
 	grace    *time.Timer
 	udp      *forward.UDP // nil for TCP
 	added    bool         // by Add: no engine speaks for it
+	stood    bool         // before: its address may be away now, and come back
 
 	container atomic.Pointer[netip.AddrPort] // read by the serving goroutines
 	proxy     atomic.Pointer[proxyChoice]    // nil until the first connection asks

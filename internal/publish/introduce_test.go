@@ -60,10 +60,10 @@ func TestAdd(t *testing.T) {
 	table, _ := newTable(t, short)
 	engines := tcp(freePort(t, "tcp", "127.0.0.1"), container(t, "127.0.0.1:0", "hi"))
 	must(t, table.Publish(t.Context(), engines))
-	wantTaken(t, table.Add(t.Context(), engines), engines.Host, "tcp", "127.0.0.1")
+	wantTaken(t, table.Add(t.Context(), engines, false), engines.Host, "tcp", "127.0.0.1")
 	added := tcp(freePort(t, "tcp", "127.0.0.1"), engines.Container)
-	must(t, table.Add(t.Context(), added))
-	must(t, table.Add(t.Context(), added)) // told twice, done once
+	must(t, table.Add(t.Context(), added, false))
+	must(t, table.Add(t.Context(), added, false)) // told twice, done once
 	table.AgentGone()
 	for end := time.Now().Add(limit); len(table.List()) > 1; time.Sleep(shortGrace / 20) {
 		if time.Now().After(end) {

@@ -18,18 +18,18 @@ import (
 // errTaken is what a taken port's error wraps.
 const errTaken = syscall.EADDRINUSE
 
-// opener makes the host's sockets.
+// opener makes the host's sockets. With away the host need not have the address.
 type opener struct {
-	tcp func(ctx context.Context, addr netip.AddrPort) (*net.TCPListener, error)
-	udp func(ctx context.Context, addr netip.AddrPort) (*net.UDPConn, error)
+	tcp func(ctx context.Context, addr netip.AddrPort, away bool) (*net.TCPListener, error)
+	udp func(ctx context.Context, addr netip.AddrPort, away bool) (*net.UDPConn, error)
 }
 
 // systemOpener asks the kernel. Naming the family keeps an IPv6 socket from
 // taking IPv4 too (IPV6_V6ONLY); Go sets SO_REUSEADDR on TCP listeners, so that a
 // port whose connections are in TIME_WAIT can be published again.
 var systemOpener = opener{
-	tcp: func(ctx context.Context, addr netip.AddrPort) (*net.TCPListener, error) {
-		var lc net.ListenConfig
+	tcp: func(ctx context.Context, addr netip.AddrPort, away bool) (*net.TCPListener, error) {
+		lc := listenConfig(away)
 		lc.SetMultipathTCP(false) // the relay splices plain TCP
 		l, err := lc.Listen(ctx, "tcp"+family(addr), addr.String())
 		if err != nil {
@@ -37,14 +37,21 @@ var systemOpener = opener{
 		}
 		return l.(*net.TCPListener), nil
 	},
-	udp: func(ctx context.Context, addr netip.AddrPort) (*net.UDPConn, error) {
-		var lc net.ListenConfig
+	udp: func(ctx context.Context, addr netip.AddrPort, away bool) (*net.UDPConn, error) {
+		lc := listenConfig(away)
 		c, err := lc.ListenPacket(ctx, "udp"+family(addr), addr.String())
 		if err != nil {
 			return nil, err
 		}
 		return c.(*net.UDPConn), nil
 	},
+}
+
+func listenConfig(away bool) (lc net.ListenConfig) {
+	if away {
+		lc.Control = bindAnywhere
+	}
+	return lc
 }
 
 func family(addr netip.AddrPort) string {
@@ -89,23 +96,24 @@ func (t *Table) ended(e *entry, end context.CancelFunc) {
 func (t *Table) socket(ctx context.Context, e *entry) (func(context.Context) error, error) {
 	e.listens = t.cfg.ListenOn(e.binding.Host.Addr())
 	host := netip.AddrPortFrom(e.listens, e.binding.Host.Port())
+	away := e.stood && !e.listens.IsLoopback() // that is away only where the host lacks the family
 	if e.binding.Proto == portolan.TCP {
-		l, err := t.open.tcp(ctx, host)
+		l, err := t.open.tcp(ctx, host, away)
 		if err != nil {
 			return nil, err
 		}
-		server := &forward.TCP{Listener: l, Log: t.cfg.Log, Dial: t.dialTCP(e), Relay: t.relay(e)}
+		server := &forward.TCP{Listener: l, Log: t.cfg.Log, Dial: t.dialTCP(e), Relay: t.relay(e), Places: t.cfg.Connections}
 		e.listener = server
 		return server.Serve, nil
 	}
-	c, err := t.open.udp(ctx, host)
+	c, err := t.open.udp(ctx, host, away)
 	if err != nil {
 		return nil, err
 	}
 	e.listener = c
 	e.udp = &forward.UDP{
 		Conn: c, Log: t.cfg.Log, Dial: t.dialUDP(e),
-		Idle: t.cfg.UDPIdle, MaxSessions: t.cfg.UDPSessions,
+		Idle: t.cfg.UDPIdle, MaxSessions: t.cfg.UDPSessions, Places: t.cfg.Sessions,
 	}
 	return e.udp.Serve, nil
 }

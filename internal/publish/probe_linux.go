@@ -1,7 +1,9 @@
 package publish
 
 import (
+	"errors"
 	"net"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -47,4 +49,12 @@ func onSocket(conn datapath.Conn, f func(fd int)) {
 			_ = raw.Control(func(fd uintptr) { f(int(fd)) })
 		}
 	}
+}
+
+// bindAnywhere lets a socket be bound to an address that the host does not have
+// (IP_FREEBIND of ip(7), which counts for IPv6 as well). It is net.ListenConfig's
+// Control.
+func bindAnywhere(_, _ string, c syscall.RawConn) (err error) {
+	controlErr := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_FREEBIND, 1) })
+	return errors.Join(controlErr, err)
 }

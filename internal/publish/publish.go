@@ -35,6 +35,7 @@ import (
 	"github.com/portolan-net/portolan/internal/datapath"
 	"github.com/portolan-net/portolan/internal/portolan"
 	"github.com/portolan-net/portolan/internal/relay"
+	"github.com/portolan-net/portolan/internal/scarce"
 )
 
 // DefaultGrace is how long the listener of a binding stands whose engine or
@@ -71,6 +72,9 @@ type Config struct {
 	Holder func(context.Context, portolan.Binding) string
 	// Grace replaces DefaultGrace.
 	Grace time.Duration
+	// Connections and Sessions have a place for each TCP connection and UDP session,
+	// of each client. nil has no bound.
+	Connections, Sessions *scarce.Limit
 	// UDPIdle and UDPSessions replace forward.DefaultIdle and
 	// forward.DefaultMaxSessions.
 	UDPIdle     time.Duration
@@ -137,20 +141,26 @@ func New(cfg Config) *Table {
 // the holder where it can be found. A wildcard of IPv6 on a host without IPv6 is
 // no error; List tells.
 func (t *Table) Publish(ctx context.Context, b portolan.Binding) error {
+	return t.stand(ctx, b, false)
+}
+
+// stand is Publish, for a binding that may have stood before.
+func (t *Table) stand(ctx context.Context, b portolan.Binding, before bool) error {
 	if err := check(b); err != nil {
 		return err
 	}
-	err := t.publish(ctx, b)
+	err := t.publish(ctx, b, before)
 	if isTaken(err) {
 		return fmt.Errorf("%w%s", err, t.holder(ctx, b))
 	}
 	return err
 }
 
-// Renew is Publish for a binding that the engine believes to stand: after a
-// failure List shows it with the error, and the next Renew tries again.
+// Renew is Publish for a binding that the engine believes to stand: it waits for
+// an address that the host does not have now, and after another failure List shows
+// it with the error, and the next Renew tries again.
 func (t *Table) Renew(ctx context.Context, b portolan.Binding) error {
-	err := t.Publish(ctx, b)
+	err := t.stand(ctx, b, true)
 	if err == nil || check(b) != nil {
 		return err
 	}
@@ -165,8 +175,8 @@ func (t *Table) Renew(ctx context.Context, b portolan.Binding) error {
 	return err
 }
 
-// publish is Publish without the search for a port's holder.
-func (t *Table) publish(ctx context.Context, b portolan.Binding) error {
+// publish is stand without the search for a port's holder.
+func (t *Table) publish(ctx context.Context, b portolan.Binding, before bool) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
@@ -187,6 +197,7 @@ func (t *Table) publish(ctx context.Context, b portolan.Binding) error {
 		}
 	}
 	e := newEntry(b)
+	e.stood = before
 	if err := t.listen(ctx, e); err != nil {
 		return err
 	}
@@ -196,7 +207,8 @@ func (t *Table) publish(ctx context.Context, b portolan.Binding) error {
 }
 
 // Add is Publish for a binding that no engine speaks for: only Unpublish ends it.
-func (t *Table) Add(ctx context.Context, b portolan.Binding) error {
+// One that was added before may wait for its address, as after Renew.
+func (t *Table) Add(ctx context.Context, b portolan.Binding, before bool) error {
 	t.mu.Lock()
 	e := t.entries[keyOf(b)]
 	theirs := e != nil && e.listener != nil && !e.added && !e.kept()
@@ -204,7 +216,7 @@ func (t *Table) Add(ctx context.Context, b portolan.Binding) error {
 	if theirs { // the engine's, even if it is the same
 		return fmt.Errorf("%w%s", taken(b), t.holder(ctx, b))
 	}
-	if err := t.Publish(ctx, b); err != nil {
+	if err := t.stand(ctx, b, before); err != nil {
 		return err
 	}
 	t.mu.Lock()

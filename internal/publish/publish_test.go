@@ -154,7 +154,7 @@ func TestPublishRefusesNonsense(t *testing.T) {
 func TestPublishWithoutIPv6(t *testing.T) {
 	table, _ := newTable(t, nil)
 	none := func(netip.AddrPort) error { return os.NewSyscallError("socket", syscall.EAFNOSUPPORT) }
-	table.open.tcp = func(_ context.Context, a netip.AddrPort) (*net.TCPListener, error) { return nil, none(a) }
+	table.open.tcp = func(_ context.Context, a netip.AddrPort, _ bool) (*net.TCPListener, error) { return nil, none(a) }
 	b := tcp(netip.MustParseAddrPort("[::]:8080"), netip.MustParseAddrPort("172.17.0.2:80"))
 	must(t, table.Publish(t.Context(), b))
 	if l := table.List(); len(l) != 1 || !strings.Contains(l[0].Error, "the host has no IPv6") {

@@ -55,7 +55,7 @@ func (t *Table) rebind(ctx context.Context) map[*entry]error {
 // again is an entry for the same binding, whose connections it counts.
 func (e *entry) again() *entry {
 	n := newEntry(e.binding)
-	n.since, n.added, n.conns = e.since, e.added, e.conns
+	n.since, n.added, n.conns, n.stood = e.since, e.added, e.conns, true
 	n.proxy.Store(e.proxy.Load())
 	return n
 }

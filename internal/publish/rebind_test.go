@@ -3,11 +3,15 @@
 package publish
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
+
+	"github.com/portolan-net/portolan/internal/portolan"
 )
 
 // Listeners follow ListenOn; connections stay, and are counted still.
@@ -47,4 +51,33 @@ func TestRebind(t *testing.T) {
 	must(t, l.Close())
 	must(t, table.Publish(t.Context(), b))
 	greeting(t, at(here), "web")
+}
+
+// What stood before waits for an address that the host does not have now; what is
+// new does not.
+func TestRenewWaitsForAddress(t *testing.T) {
+	table, _ := newTable(t, nil)
+	server := netip.MustParseAddrPort("172.17.0.2:80")
+	for i, addr := range []string{"198.51.100.77", "2001:db8::77"} {
+		for j, proto := range []portolan.Proto{portolan.TCP, portolan.UDP} {
+			b := portolan.Binding{Proto: proto, Host: netip.AddrPortFrom(netip.MustParseAddr(addr), 8080), Container: server}
+			if err := table.Publish(t.Context(), b); !errors.Is(err, syscall.EADDRNOTAVAIL) {
+				t.Errorf("Publish %s = %v, want EADDRNOTAVAIL", b, err)
+			}
+			must(t, table.Renew(t.Context(), b))
+			b.Host = netip.AddrPortFrom(b.Host.Addr(), 8081)
+			if err := table.Add(t.Context(), b, false); !errors.Is(err, syscall.EADDRNOTAVAIL) {
+				t.Errorf("Add %s = %v, want EADDRNOTAVAIL", b, err)
+			}
+			must(t, table.Add(t.Context(), b, true))
+			if list := table.List(); len(list) != 4*i+2*j+2 {
+				t.Errorf("after %s: %d bindings", b, len(list))
+			}
+		}
+	}
+	for _, port := range table.List() {
+		if !strings.Contains(port.Error, "comes back with it") {
+			t.Errorf("%s: %q, want that it waits", port.Binding, port.Error)
+		}
+	}
 }

@@ -84,6 +84,7 @@ services:
       - "127.0.0.1:8081:80"
       - "127.0.0.1:5000-5001:5000-5001"
       - "[::1]:8082:80"
+      - "::1:6000:6000"
       - "6060:6060/udp"
       - "6060:6060/tcp"
       - {target: 80, published: 8090}
@@ -92,16 +93,76 @@ services:
       - {target: 80, published: "8093-8099", name: web, app_protocol: http}
 `
 
-func checkCompose(t *testing.T, s *stage.Stage) {
+// composeRandom leaves the host's ports to the engine.
+const composeRandom = `
+name: random
+services:
+  web:
+    image: ` + testimage.Name + `
+    command: web
+    ports:
+      - "3000"
+      - "3010-3012/udp"
+      - "127.0.0.1::5000"
+      - {target: 90, mode: host}
+`
+
+// composeFile writes a file for compose, and returns where it is.
+func composeFile(t *testing.T, text string) string {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "compose.yaml")
-	if err := os.WriteFile(path, []byte(composeForms), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	return path
+}
+
+func checkComposeRandom(t *testing.T, s *stage.Stage) {
+	path := composeFile(t, composeRandom)
+	s.Docker(t, "compose", "-f", path, "up", "-d", "--quiet-pull")
+	list := ports(t, s)
+	s.Docker(t, "compose", "-f", path, "down", "-t", "0")
+	var got []string
+	for _, p := range list {
+		if port := p.Host.Port(); port < 49000 || port > 49900 || p.Error != "" {
+			t.Errorf("%s is published at port %d (%s), want 49000 to 49900", p.Container, port, p.Error)
+		}
+		got = append(got, fmt.Sprintf("%s %s %d", p.Proto, p.Host.Addr(), p.Container.Port()))
+	}
+	want := []string{"tcp 127.0.0.1 5000"}
+	for _, port := range []string{"tcp %s 3000", "udp %s 3010", "udp %s 3011", "udp %s 3012", "tcp %s 90"} {
+		want = append(want, fmt.Sprintf(port, "0.0.0.0"), fmt.Sprintf(port, "::"))
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("compose publishes %q, want %q", got, want)
+	}
+}
+
+// checkComposeRefused has compose say what it does not publish.
+func checkComposeRefused(t *testing.T, s *stage.Stage) {
+	for port, want := range map[string]string{
+		"8080:80/sctp":      "8080",
+		"localhost:8080:80": "localhost",
+		"8080-8081:80-82":   "8080-8081",
+	} {
+		path := composeFile(t, fmt.Sprintf("name: refused\nservices:\n  web:\n    image: %s\n    ports: [%q]\n", testimage.Name, port))
+		out, code := s.TryDocker(t, "compose", "-f", path, "up", "-d", "--quiet-pull")
+		s.TryDocker(t, "compose", "-p", "refused", "down", "-t", "0")
+		if code == 0 || !strings.Contains(out, want) {
+			t.Errorf("compose with ports %s: exit code %d: %s", port, code, out)
+		}
+	}
+}
+
+func checkCompose(t *testing.T, s *stage.Stage) {
+	path := composeFile(t, composeForms)
 	s.Docker(t, "compose", "-f", path, "up", "-d", "--quiet-pull")
 	t.Cleanup(func() { s.Docker(t, "compose", "-f", path, "down", "-t", "0") })
 	want := slices.Concat(
 		both("tcp", 8080, 80), row("tcp", 3000, 4000, 3), both("tcp", 9000, 80), []string{"tcp 127.0.0.1:8081 80"},
-		[]string{"tcp 127.0.0.1:5000 5000", "tcp 127.0.0.1:5001 5001", "tcp [::1]:8082 80"},
+		[]string{"tcp 127.0.0.1:5000 5000", "tcp 127.0.0.1:5001 5001", "tcp [::1]:8082 80", "tcp [::1]:6000 6000"},
 		both("udp", 6060, 6060), both("tcp", 6060, 6060), both("tcp", 8090, 80), []string{"tcp 127.0.0.1:8091 80", "udp [::1]:8092 53"},
 		both("tcp", 8093, 80),
 	)

@@ -57,6 +57,8 @@ func TestPublishing(t *testing.T) {
 		{"what can not be published", checkRefused},
 		{"every form of -p", checkForms},
 		{"every form of compose's ports", checkCompose},
+		{"compose's random ports", checkComposeRandom},
+		{"what compose can not publish", checkComposeRefused},
 		{"usual clients", checkClients},
 		{"random ports", checkRandom},
 		{"datagrams of ten thousand clients", checkManyClients},
@@ -362,6 +364,15 @@ func checkAddress(t *testing.T, s *stage.Stage) {
 	if p := at(t, s, "0.0.0.0:8081"); p.Error != "" {
 		t.Errorf("the wildcard's port: %+v", p)
 	}
+	// The next daemon waits for it as well.
+	if err := syscall.Kill(s.Status(t).Daemon.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	s.Portolan(t, "up")
+	stage.Eventually(t, limit, "the next daemon says that the port waits", func() bool {
+		list := ports(t, s)
+		return len(list) == 3 && strings.Contains(at(t, s, addr+":8080").Error, "comes back with it")
+	})
 	add()
 	t.Cleanup(func() {
 		if out, err := s.Lab.Host.Command(context.WithoutCancel(t.Context()), "ip", "addr", "del", prefix, "dev", "lan0").CombinedOutput(); err != nil {
@@ -390,7 +401,7 @@ func checkRefused(t *testing.T, s *stage.Stage) {
 
 // checkRandom publishes at ports of the engine's choice.
 func checkRandom(t *testing.T, s *stage.Stage) {
-	for _, flags := range [][]string{{"-P", "--expose", "7000-7004", "--expose", "7000/udp"}, {"-p", "127.0.0.1::80", "-p", "81"}} {
+	for _, flags := range [][]string{{"-P", "--expose", "7000-7004", "--expose", "7000/udp"}, {"-p", "127.0.0.1::80", "-p", "81"}, {"-p", "7000-7001", "-p", "127.0.0.1::7002-7003/udp"}} {
 		s.Docker(t, append(append([]string{"run", "-d", "--name", "random"}, flags...), testimage.Name, "web")...)
 		list := ports(t, s)
 		s.Docker(t, "rm", "-f", "random")
@@ -520,8 +531,12 @@ func checkManyClients(t *testing.T, s *stage.Stage) {
 		t.Errorf("portolan ports: %+v, want %d clients that stand", p, clients)
 	}
 	large := strings.Repeat("x", 65_507)
-	if got, err := stage.Ask(t, s.Lab.Host, "127.0.0.1:7000", large); err != nil || got != large {
-		t.Errorf("a datagram of %d bytes: %d come back (%v)", len(large), len(got), err)
+	for addr, node := range map[string]*lab.Node{
+		"127.0.0.1:7000": s.Lab.Host, "[::1]:7000": s.Lab.Host, lab.HostV4 + ":7000": s.Lab.Neighbour, "[" + lab.HostV6 + "]:7000": s.Lab.Neighbour,
+	} {
+		if got, err := stage.Ask(t, node, addr, large); err != nil || got != large {
+			t.Errorf("a datagram of %d bytes to %s: %d come back (%v)", len(large), addr, len(got), err)
+		}
 	}
 }
 

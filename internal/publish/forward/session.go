@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/portolan-net/portolan/internal/scarce"
 )
 
 // session is one client of a UDP socket; see the theory of operation in udp.go.
@@ -18,6 +20,7 @@ type session struct {
 	key    sessionKey
 	oob    []byte             // control message of every reply
 	place  *list.Element      // guarded by UDP.mu
+	among  scarce.Place       // of UDP.Places
 	last   atomic.Int64       // the last datagram either way, in nanoseconds since epoch
 	cancel context.CancelFunc // ends its dial
 

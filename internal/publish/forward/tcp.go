@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/portolan-net/portolan/internal/datapath"
+	"github.com/portolan-net/portolan/internal/scarce"
 )
 
 // DialTimeout bounds the dial of a destination that stays silent, so that the
@@ -51,7 +52,10 @@ type TCP struct {
 	Listener *net.TCPListener // Serve and Close take it over
 	Dial     DialFunc
 	Relay    RelayFunc
+	Places   *scarce.Limit // each client has one for each connection; nil: no bound
 	Log      *slog.Logger
+
+	full scarce.Seldom
 
 	mu     sync.Mutex // guards the rest
 	closed bool
@@ -83,13 +87,44 @@ func (t *TCP) Serve(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { _ = t.Close() })
 	defer stop()
 	err := t.accept(func(client datapath.Conn) {
+		leave, ok := t.enter(client)
+		if !ok {
+			datapath.Reset(client)
+			return
+		}
 		conns.Add(1)
-		t.handle(ctx, client, conns.Done)
+		t.handle(ctx, client, func() {
+			leave()
+			conns.Done()
+		})
 	})
 	if err != nil {
 		return fmt.Errorf("accept on %s: %w", t.Listener.Addr(), err)
 	}
 	return nil
+}
+
+// enter takes a place for client.
+func (t *TCP) enter(client datapath.Conn) (leave func(), ok bool) {
+	if t.Places == nil {
+		return func() {}, true
+	}
+	from := peer(client).Addr()
+	place, ok := t.Places.Enter(holder(from))
+	if !ok && t.full.Now() {
+		t.Log.Warn("connections are reset: descriptors are for so many and no more",
+			"client", from, "listener", t.Listener.Addr(), "connections", t.Places.Held())
+	}
+	return func() { t.Places.Leave(place) }, ok
+}
+
+// holder is who is said to hold the places of a client: one computer has a /64 of
+// IPv6 to choose addresses from.
+func holder(client netip.Addr) netip.Addr {
+	if client.Is4() {
+		return client
+	}
+	return netip.PrefixFrom(client.WithZone(""), 64).Masked().Addr()
 }
 
 // handle carries one connection to its end. It does not wait.

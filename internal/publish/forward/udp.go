@@ -14,6 +14,8 @@ import (
 
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
+
+	"github.com/portolan-net/portolan/internal/scarce"
 )
 
 // Theory of operation, UDP. One goroutine reads the shared socket. Each pair of
@@ -27,7 +29,8 @@ import (
 //	         the earlier datagram's: once more                     socket closed
 //
 // A refusal ends nothing: the session is as good when the destination listens
-// again. At MaxSessions the session whose client was silent longest goes.
+// again. At MaxSessions, and when all Places are taken, the session whose client was
+// silent longest goes. A client that has as many Places as it may gets no more.
 
 const (
 	// DefaultIdle is the life of a session in which neither side sends; moby's
@@ -52,9 +55,11 @@ type UDP struct {
 	Dial        func(ctx context.Context, client netip.AddrPort) (net.Conn, error)
 	Idle        time.Duration // 0 means DefaultIdle
 	MaxSessions int           // 0 means DefaultMaxSessions
+	Places      *scarce.Limit // each client has one for each session; nil: no bound
 	Log         *slog.Logger
 
 	buffers sync.Pool // of *[]byte, maxDatagram long
+	full    scarce.Seldom
 
 	received, sent atomic.Int64 // bytes from and to clients
 
@@ -188,6 +193,10 @@ func (u *UDP) deliver(ctx context.Context, running *sync.WaitGroup, key sessionK
 		s = u.addLocked(key, cancel)
 	}
 	u.mu.Unlock()
+	if s == nil {
+		u.tellFull(key)
+		return
+	}
 	u.received.Add(int64(len(payload)))
 	s.touch()
 	s.send(payload)
@@ -196,6 +205,15 @@ func (u *UDP) deliver(ctx context.Context, running *sync.WaitGroup, key sessionK
 	}
 }
 
+// tellFull says that a datagram was lost for want of a place.
+func (u *UDP) tellFull(key sessionKey) {
+	if u.full.Now() {
+		u.Log.Warn("datagrams of new clients are lost: descriptors are for so many and no more",
+			"client", key.client, "listener", u.Conn.LocalAddr(), "sessions", u.Places.Held())
+	}
+}
+
+// addLocked returns nil, and calls cancel, when there is no place.
 func (u *UDP) addLocked(key sessionKey, cancel context.CancelFunc) *session {
 	if u.sessions == nil {
 		u.sessions, u.order = map[sessionKey]*session{}, list.New()
@@ -207,11 +225,34 @@ func (u *UDP) addLocked(key sessionKey, cancel context.CancelFunc) *session {
 	for len(u.sessions) >= limit {
 		u.dropLocked(u.order.Front().Value.(*session))
 	}
-	s := &session{key: key, oob: key.controlMessage(), cancel: cancel}
+	among, ok := u.enterLocked(key.client.Addr())
+	if !ok {
+		cancel()
+		return nil
+	}
+	s := &session{key: key, oob: key.controlMessage(), cancel: cancel, among: among}
 	s.place = u.order.PushBack(s)
 	u.sessions[key] = s
 	u.opened++
 	return s
+}
+
+// enterLocked takes a place for client, that of another session if need be.
+func (u *UDP) enterLocked(client netip.Addr) (scarce.Place, bool) {
+	if u.Places == nil {
+		return scarce.Place{}, true
+	}
+	client = holder(client)
+	for {
+		place, ok := u.Places.Enter(client)
+		if ok {
+			return place, true
+		}
+		if u.Places.Crowded(client) || u.order.Len() == 0 {
+			return place, false
+		}
+		u.dropLocked(u.order.Front().Value.(*session))
+	}
 }
 
 // Traffic is what a UDP has carried: sessions, those that stand, and bytes.
@@ -245,6 +286,9 @@ func (u *UDP) dropLocked(s *session) {
 	if u.sessions[s.key] == s {
 		delete(u.sessions, s.key)
 		u.order.Remove(s.place)
+		if u.Places != nil {
+			u.Places.Leave(s.among)
+		}
 	}
 	s.close()
 }
