@@ -283,34 +283,44 @@ func lines(t testing.TB, pid int, script string) int {
 	return count
 }
 
-// inside counts the machine's processes, their network namespaces, and zombies.
+// inside counts the machine's processes, their network namespaces, and zombies:
+// PID 1 and all that come from it.
 func inside(t testing.TB, init int) (processes, networks, zombies int) {
 	t.Helper()
-	own, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", init))
-	if err != nil {
-		t.Fatal(err)
+	type process struct {
+		parent int
+		zombie bool
 	}
-	// A container has a PID namespace of its own, whose parent the machine's is.
-	cgroup, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", init))
-	if err != nil {
-		t.Fatal(err)
+	all := map[int]process{}
+	paths, _ := filepath.Glob("/proc/[0-9]*/stat") // the pattern is right
+	for _, path := range paths {
+		stat, _ := os.ReadFile(path) // of one that has ended: nothing
+		_, after, _ := strings.Cut(string(stat), ") ")
+		fields := strings.Fields(after)
+		if len(fields) < 2 {
+			continue
+		}
+		pid, pidErr := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		parent, parentErr := strconv.Atoi(fields[1])
+		if err := errors.Join(pidErr, parentErr); err != nil {
+			t.Fatal(err)
+		}
+		all[pid] = process{parent, fields[0] == "Z"}
 	}
-	first, _, _ := strings.Cut(string(cgroup), "\n")
-	_, path, _ := strings.Cut(strings.TrimPrefix(first, "0"), "/")
 	seen := map[string]bool{}
-	dirs, _ := filepath.Glob("/proc/[0-9]*") // the pattern is right
-	for _, dir := range dirs {
-		stat, err := os.ReadFile(filepath.Join(dir, "stat"))
-		group, _ := os.ReadFile(filepath.Join(dir, "cgroup"))
-		ns, _ := os.Readlink(filepath.Join(dir, "ns/pid"))
-		if err != nil || ns != own && !strings.Contains(string(group), "/"+path) {
+	for pid := range all {
+		ancestor := pid
+		for ancestor > 1 && ancestor != init {
+			ancestor = all[ancestor].parent
+		}
+		if ancestor != init {
 			continue
 		}
 		processes++
-		if _, after, _ := strings.Cut(string(stat), ") "); strings.HasPrefix(after, "Z") {
+		if all[pid].zombie {
 			zombies++
 		}
-		if net, err := os.Readlink(filepath.Join(dir, "ns/net")); err == nil {
+		if net, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid)); err == nil {
 			seen[net] = true
 		}
 	}

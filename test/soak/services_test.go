@@ -2,15 +2,20 @@ package soak
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/portolan-net/portolan/internal/lab"
+	"github.com/portolan-net/portolan/internal/stage"
 	"github.com/portolan-net/portolan/internal/testimage"
 )
 
@@ -64,4 +69,44 @@ func proxied(t testing.TB, r *soak, random *rand.Rand) (int64, error) {
 		return result.Bytes, fmt.Errorf("%w: %d of %d", errWrong, result.Bytes, n)
 	}
 	return n, nil
+}
+
+// agentSocket is where containers find the host's ssh-agent.
+const agentSocket = "/run/host-services/ssh-auth.sock"
+
+// startAgent runs OpenSSH's agent with one key on the host, and returns its socket.
+func startAgent(t testing.TB, s *stage.Stage) string {
+	t.Helper()
+	dir := s.Lab.Dir
+	if s.User != nil {
+		dir = s.User.HomeDir
+	}
+	socket, key := filepath.Join(dir, "agent.sock"), filepath.Join(dir, "agent.key")
+	agent := s.Command(context.WithoutCancel(t.Context()), "ssh-agent", "-D", "-a", socket)
+	if err := agent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = agent.Process.Kill()
+		_ = agent.Wait() // it was killed
+	})
+	stage.Eventually(t, recovery, "ssh-agent listens", func() bool { _, err := os.Stat(socket); return err == nil })
+	for _, words := range [][]string{
+		{"ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key}, {"env", "SSH_AUTH_SOCK=" + socket, "ssh-add", "-q", key},
+	} {
+		if out, err := s.Command(t.Context(), words[0], words[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v: %s", strings.Join(words, " "), err, out)
+		}
+	}
+	return socket
+}
+
+// sshAgent lists in a container the keys that the host's agent has.
+func sshAgent(t testing.TB, r *soak, _ *rand.Rand) (int64, error) {
+	t.Helper()
+	got, err := r.exec(t, "ssh-keys", agentSocket)
+	if err == nil && (got.Count != 1 || got.SHA256 != r.keys.SHA256) {
+		err = fmt.Errorf("%w: %d keys, %d bytes", errWrong, got.Count, got.Bytes)
+	}
+	return got.Bytes, err
 }

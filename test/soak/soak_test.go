@@ -20,11 +20,13 @@ import (
 	"github.com/portolan-net/portolan/internal/api"
 	"github.com/portolan-net/portolan/internal/lab"
 	"github.com/portolan-net/portolan/internal/stage"
+	"github.com/portolan-net/portolan/internal/testimage"
 )
 
 var (
 	duration = flag.Duration("duration", 10*time.Minute, "how long the machine works")
 	seed     = flag.Uint64("seed", 0, "of the random choices; 0: by the clock")
+	user     = flag.Bool("user", false, "the machine is an ordinary user's, made for the run")
 )
 
 // recovery is five times the 3 s within which a killed process is back; the
@@ -40,6 +42,7 @@ type soak struct {
 	random *rand.Rand // of the killer alone
 	tally  *tally
 	log    *outages
+	keys   testimage.Result // of the host's ssh-agent
 
 	// making is held by who makes and removes a container, and written by who
 	// kills the engine: dockerd forgets a container in whose creation it is
@@ -48,15 +51,23 @@ type soak struct {
 }
 
 func BenchmarkSoak(t *testing.B) {
-	s := stage.Up(t)
+	build := stage.New
+	if *user {
+		build = stage.NewUser
+	}
+	s := build(t)
+	agent := startAgent(t, s)
+	s.Env = append(s.Env, "SSH_AUTH_SOCK="+agent)
+	s.Portolan(t, "up")
+	s.LoadImage(t)
 	if *seed == 0 {
 		*seed = uint64(time.Now().UnixNano())
 	}
 	t.Logf("seed %d, %s of work", *seed, *duration)
-	r := &soak{s: s, random: rand.New(rand.NewPCG(*seed, 1)), tally: newTally(), log: &outages{}}
+	r := &soak{s: s, random: rand.New(rand.NewPCG(*seed, 1)), tally: newTally(), log: &outages{}, keys: s.HostToolbox(t, "ssh-keys", agent)}
 	s.Serve(t, "web", []string{"--restart", "always", "-p", "8000:80"}, "web")
 	s.Serve(t, "echo", []string{"--restart", "always", "-p", "7000:7/udp"}, "echo-udp")
-	s.Serve(t, "inside", []string{"--restart", "always", "--network", "bridge"}, "echo-tcp")
+	s.Serve(t, "inside", []string{"--restart", "always", "--network", "bridge", "--mount", "type=bind,src=" + agentSocket + ",target=" + agentSocket}, "echo-tcp")
 	s.Serve(t, "host", []string{"--restart", "always", "--network", "host"}, "echo-tcp", "-addr", ":7200")
 	receive(t, s)
 
@@ -197,6 +208,7 @@ func jobs() []job {
 		{"ping", engine, toolbox("ping", lab.WebV4)},
 		{"host network", engine, hostNetwork},
 		{"by way of the forward proxy", engine, proxied},
+		{"ssh-agent", engine, sshAgent},
 		{"container with a port", engine, churn},
 	}
 }

@@ -51,6 +51,7 @@ var commands = map[string]command{
 	"connect-times": {"ADDR [-count 100] [-every 10ms] [-timeout 10s]: how long connects take", connectTimes},
 	"churn":         {"ADDR [-workers 16] [-once]: connects and resets as fast as it can, until SIGTERM", churn},
 	"flood-syn":     {"IPV4:PORT [-from NETWORK] [-rate 50000]: SYNs with forged sources, until SIGTERM", floodSYN},
+	"ssh-keys":      {"SOCKET [-timeout 10s]: how many keys an ssh-agent has, and the digest of its answer", sshKeys},
 	"del-link":      {"NAME [-behind eth0]: deletes an interface in the namespace of that one's peer", delLink},
 	"ifaces":        {": interfaces and addresses", ifaces},
 	"sleep":         {"DURATION: until then or SIGTERM", sleep},
