@@ -35,6 +35,7 @@ apply'.`
 const settingsExample = `  portolan settings list
   portolan settings set defaultNetworkingMode ipv4only --yes
   portolan settings set linuxVM.dockerDaemonOptions '{"log-driver": "local"}'
+  portolan settings set linuxVM.dockerDaemonOptions.debug true
   portolan settings set proxy.exclude localhost,.example.com
   portolan settings explain portBindingBehavior
   portolan settings validate admin-settings.json`
@@ -108,10 +109,10 @@ func (g *global) openSettings(repair bool) (*settings.Store, error) {
 		files.Owner = uint32(os.Getuid()) // a test's, whoever runs it
 	}
 	s, err := settings.Open(files)
-	if err != nil {
+	if bad, ok := errors.AsType[*settings.FileError](err); ok && bad.Path == files.User {
 		return nil, fmt.Errorf("%w; correct the file, or type: %s", err, g.command("settings edit"))
 	}
-	return s, nil
+	return s, err
 }
 
 // snapshot is openSettings for the commands that show something.
@@ -186,6 +187,13 @@ func (g *global) getSetting(name string) error {
 		g.printf("%s\n", setting.Value.Text())
 		return nil
 	}
+	if option, ok := s.Option(name); ok {
+		if g.json {
+			return g.printJSON(option)
+		}
+		g.printf("%s\n", option.Text())
+		return nil
+	}
 	group := map[string]settings.Value{}
 	for _, setting := range s.Settings {
 		if rest, inGroup := strings.CutPrefix(setting.Name, name+"."); inGroup {
@@ -203,13 +211,35 @@ func (g *global) explainSetting(name string) error {
 	if err != nil {
 		return err
 	}
-	setting, ok := s.Get(name)
-	if !ok {
+	if setting, ok := s.Get(name); ok {
+		if g.json {
+			return g.printJSON(setting)
+		}
+		g.printExplanation(setting)
+		return nil
+	}
+	var group []settings.Setting
+	for _, setting := range s.Settings {
+		if strings.HasPrefix(setting.Name, name+".") {
+			group = append(group, setting)
+		}
+	}
+	if len(group) == 0 {
 		return usageError{&settings.NoKeyError{Name: name}}
 	}
 	if g.json {
-		return g.printJSON(setting)
+		return g.printJSON(group)
 	}
+	for i, setting := range group {
+		if i > 0 {
+			g.printf("\n")
+		}
+		g.printExplanation(setting)
+	}
+	return nil
+}
+
+func (g *global) printExplanation(setting settings.Setting) {
 	g.printf("%s: %s\n\n%s\n", setting.Name, shown(setting), setting.Help)
 	if setting.Values != nil {
 		g.printf("values: %s\n", strings.Join(setting.Values, ", "))
@@ -228,7 +258,6 @@ func (g *global) explainSetting(name string) error {
 	if setting.Note != "" {
 		g.printf("note: %s\n", setting.Note)
 	}
-	return nil
 }
 
 func (g *global) validateSettings(path string) error {
@@ -450,7 +479,7 @@ func (g *global) editSettings(ctx context.Context, s *settings.Store) (settings.
 	cmd := exec.CommandContext(ctx, words[0], append(words[1:], path)...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = g.In, g.Out, g.Err
 	if err := cmd.Run(); err != nil {
-		return settings.Edit{}, fmt.Errorf("run editor %s: %w; nothing was changed", words[0], err)
+		return settings.Edit{}, errors.Join(fmt.Errorf("run editor %s: %w; nothing was changed", words[0], err), os.RemoveAll(dir))
 	}
 	if text, err = os.ReadFile(path); err != nil {
 		return settings.Edit{}, err

@@ -23,8 +23,8 @@ type Edit struct {
 	Warnings []string // those that were none before
 }
 
-// Set prepares the user's file with another value. name is a key, or an object
-// of keys such as "proxy", whose value is JSON.
+// Set prepares the user's file with another value. name is a key, an object of
+// keys such as "proxy", whose value is JSON, or one option of the engine's.
 func (s *Store) Set(name, value string) (Edit, error) {
 	if isGroup(name) {
 		root, err := parseTree("the value of "+name, []byte(value))
@@ -32,6 +32,9 @@ func (s *Store) Set(name, value string) (Edit, error) {
 			return Edit{}, err
 		}
 		return s.edit(name, node{value: root}.plain())
+	}
+	if option, ok := engineOption(name); ok {
+		return s.editOption(option, optionValue(value))
 	}
 	key, ok := Find(name)
 	if !ok {
@@ -44,8 +47,12 @@ func (s *Store) Set(name, value string) (Edit, error) {
 	return s.edit(name, json.RawMessage(parsed))
 }
 
-// Unset prepares the user's file without a key or an object of keys.
+// Unset prepares the user's file without a key, an object of keys, or one option
+// of the engine's.
 func (s *Store) Unset(name string) (Edit, error) {
+	if option, ok := engineOption(name); ok {
+		return s.editOption(option, nil)
+	}
 	if _, ok := Find(name); !ok && !isGroup(name) {
 		return Edit{}, &NoKeyError{name}
 	}

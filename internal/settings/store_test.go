@@ -202,6 +202,10 @@ func TestSet(t *testing.T) {
 		{"a wrong value", `{}`, KeyMode, "x", "", "want one of"},
 		{"an object that is none", `{}`, "proxy", "x", "", "not JSON"},
 		{"an option of ours", `{}`, KeyEngine, `{"hosts": []}`, "", `"hosts"`},
+		{"one option of the engine's", `{"linuxVM": {"dockerDaemonOptions": {"a": {"b": 1}}}}`, KeyEngine + ".a.c", "x", `{"linuxVM":{"dockerDaemonOptions":{"a":{"b":1,"c":"x"}}}}`, ""},
+		{"one beside those in a string", `{"linuxVM": {"dockerDaemonOptions": "{\"a\": true}"}}`, KeyEngine + ".b", `["x"]`, `{"linuxVM":{"dockerDaemonOptions":{"a":true,"b":["x"]}}}`, ""},
+		{"one that looks like several", `{}`, KeyEngine + ".a", `1, "b": 2`, `{"linuxVM":{"dockerDaemonOptions":{"a":"1, \"b\": 2"}}}`, ""},
+		{"one option of ours", `{}`, KeyEngine + ".hosts", `[]`, "", `"hosts"`},
 		{"a locked key", `{}`, KeyBinding, "default-port-binding", "", "locked to local-only-port-binding by "},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -242,6 +246,35 @@ func TestUnset(t *testing.T) {
 	w.must(s.Write(edit))
 	if text, _ := os.ReadFile(w.User); string(text) != "{\n  \"dnsInhibition\": \"none\"\n}\n" {
 		t.Errorf("the file is %s", text)
+	}
+}
+
+// One option of the engine's is changed among those in force, whoever chose them.
+func TestOptionOverAdminDefault(t *testing.T) {
+	w := newWorld(t)
+	w.write(w.Admin[0], `{"configurationFileVersion": 2, "linuxVM": {"dockerDaemonOptions": {"locked": false, "value": "{\"debug\": true}"}}}`)
+	s := w.open()
+	for _, c := range []struct {
+		change func() (Edit, error)
+		want   Value
+	}{
+		{func() (Edit, error) { return s.Set(KeyEngine+".log-driver", "local") }, `{"debug":true,"log-driver":"local"}`},
+		{func() (Edit, error) { return s.Unset(KeyEngine + ".debug") }, `{"log-driver":"local"}`},
+		{func() (Edit, error) { return s.Unset(KeyEngine + ".log-driver") }, `{"debug":true}`}, // the last one of the user's
+	} {
+		edit, err := c.change()
+		w.must(err)
+		w.must(s.Write(edit))
+		s.Reload()
+		if got := s.value(KeyEngine); got != c.want {
+			t.Errorf("in force is %s, want %s", got, c.want)
+		}
+	}
+	if got, ok := s.Snapshot().Option(KeyEngine + ".debug"); !ok || got != "true" {
+		t.Errorf("the option is %s, %v", got, ok)
+	}
+	if got, ok := s.Snapshot().Option(KeyEngine + ".debug.more"); ok {
+		t.Errorf("an option in one that is no object is %s", got)
 	}
 }
 
