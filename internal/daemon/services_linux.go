@@ -21,6 +21,7 @@ import (
 	"github.com/portolan-net/portolan/internal/publish"
 	"github.com/portolan-net/portolan/internal/relay"
 	"github.com/portolan-net/portolan/internal/router"
+	"github.com/portolan-net/portolan/internal/scarce"
 	"github.com/portolan-net/portolan/internal/system"
 )
 
@@ -73,6 +74,7 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 		Link: d.link(), Machine: path, Log: d.Log.With("part", "publish"),
 		Networks: link.networks, Holder: d.deputy.Holder, ListenOn: d.listenOn,
 		Relay: relay.Start, Labels: containers.labels, Name: containers.nameOf, Changed: func() { link.outside.changed() },
+		Connections: path.Flows(), Sessions: scarce.NewSessions(),
 	}
 	link.Table = publish.New(publishing)
 	link.hostNet = newHostNetwork(d, publishing)

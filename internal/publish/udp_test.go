@@ -4,6 +4,8 @@ package publish
 
 import (
 	"testing"
+
+	"github.com/portolan-net/portolan/internal/scarce"
 )
 
 func TestPublishUDP(t *testing.T) {
@@ -25,5 +27,26 @@ func TestPublishUDP(t *testing.T) {
 			must(t, table.Publish(t.Context(), b))
 			ask(t, conn, "y", "got y")
 		})
+	}
+}
+
+// The places of clients are those at all ports together, and are given back.
+func TestPlacesOfAllPorts(t *testing.T) {
+	connections, sessions := scarce.NewLimit(scarce.Bounds{}, nil), scarce.NewLimit(scarce.Bounds{}, nil)
+	table, _ := newTable(t, func(c *Config) { c.Connections, c.Sessions = connections, sessions })
+	for range 2 {
+		u := udp(freePort(t, "udp", "127.0.0.1"), containerUDP(t, "127.0.0.1:0", "got "))
+		c := tcp(freePort(t, "tcp", "127.0.0.1"), container(t, "127.0.0.1:0", "hello "))
+		must(t, table.Publish(t.Context(), u))
+		must(t, table.Publish(t.Context(), c))
+		ask(t, dial(t, "udp", u.Host.String()), "x", "got x")
+		ask(t, greeting(t, c.Host.String(), "hello "), "echo", "echo")
+	}
+	if connections.Held() != 2 || sessions.Held() != 2 {
+		t.Errorf("%d connections and %d sessions are counted, want 2 of each", connections.Held(), sessions.Held())
+	}
+	table.Close()
+	if connections.Held() != 0 || sessions.Held() != 0 {
+		t.Errorf("%d connections and %d sessions are counted after the end", connections.Held(), sessions.Held())
 	}
 }

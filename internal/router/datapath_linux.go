@@ -40,6 +40,7 @@ type Datapath struct {
 	dialled   dialledUDP
 	sources   atomic.Pointer[[]netip.Prefix]
 	networks  scarce.Networks // the same, to share what is scarce
+	flows     *scarce.Limit   // of relayed TCP connections, whoever has begun them
 	short     scarce.Seldom
 	fragments atomic.Uint32 // the last fragment identification
 }
@@ -59,6 +60,7 @@ func Attach(ctx context.Context, socketPath string, link portolan.Link, log *slo
 	}
 	d := &Datapath{link: link, log: log, helper: h, pool: newPool(h, log), last: broadcast(link.V4)}
 	d.replies.pool = d.pool
+	d.flows = scarce.NewConnections(&d.networks)
 	for _, pair := range []portolan.Pair{link.Gateway(), link.DNS(), link.Host()} {
 		d.own = append(d.own, pair.V4, pair.V6)
 	}
@@ -129,6 +131,10 @@ func (d *Datapath) SetSources(sources []netip.Prefix) {
 // Networks are the networks that SetSources named last.
 func (d *Datapath) Networks() *scarce.Networks { return &d.networks }
 
+// Flows counts the TCP connections of containers. Those to published ports may
+// enter as well.
+func (d *Datapath) Flows() *scarce.Limit { return d.flows }
+
 // known reports whether a packet of the machine may have that source.
 func (d *Datapath) known(src netip.Addr) bool {
 	if slices.Contains(d.own, src) || src.IsLinkLocalUnicast() && src.Is6() {
@@ -156,7 +162,7 @@ func broadcast(p netip.Prefix) netip.Addr {
 // is gone. It returns when every flow has ended. It is called once.
 func (d *Datapath) Run(ctx context.Context, handler datapath.Handler) error {
 	tasks, ctx := errgroup.WithContext(ctx)
-	held := newHeldTable(&d.networks)
+	held := newHeldTable(&d.networks, d.flows)
 	held.handler, held.write, held.refuse, held.log = handler, d.writeSlow, d.refuseTCP, d.log
 	tasks.Go(func() error { return d.serveSlow(ctx, handler, held) })
 	tasks.Go(func() error { return d.serveUDP(ctx, handler) })

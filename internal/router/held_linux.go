@@ -42,9 +42,6 @@ const (
 	// the addresses of its network.
 	maxHeldPerSource  = 1024
 	maxHeldPerNetwork = 2048
-	// keptDescriptors, or half of them where there are few, are not for TCP flows,
-	// which have two each, but for listeners, the engine's clients, datagrams.
-	keptDescriptors = 512
 	// acceptLimit is many round trips inside one computer; the handshake lacks
 	// only the machine's ACK, unless the machine gave up.
 	acceptLimit = 10 * time.Second
@@ -62,39 +59,19 @@ type heldTable struct {
 	log     *slog.Logger
 	tasks   sync.WaitGroup // OpenTCP and Serve
 	places  *scarce.Limit  // of held SYNs
-	flows   *scarce.Limit  // of held SYNs and of flows that stand
+	flows   *scarce.Limit  // of held SYNs, of flows that stand, and of others than ours
 	full    scarce.Seldom
-
-	descriptors func() uint64 // how many the process may have
 
 	mu   sync.Mutex // guards held
 	held map[portolan.Flow]*heldSYN
 }
 
-func newHeldTable(networks *scarce.Networks) *heldTable {
+func newHeldTable(networks *scarce.Networks, flows *scarce.Limit) *heldTable {
 	return &heldTable{
-		places:      scarce.NewLimit(scarce.Bounds{All: maxHeld, Network: maxHeldPerNetwork, Source: maxHeldPerSource}, networks),
-		flows:       scarce.NewLimit(scarce.Bounds{}, networks),
-		descriptors: softLimit,
-		held:        map[portolan.Flow]*heldSYN{},
+		places: scarce.NewLimit(scarce.Bounds{All: maxHeld, Network: maxHeldPerNetwork, Source: maxHeldPerSource}, networks),
+		flows:  flows,
+		held:   map[portolan.Flow]*heldSYN{},
 	}
-}
-
-// flowBounds is how many TCP flows that many descriptors allow. A network gets
-// two thirds, so that one can't leave another without.
-func flowBounds(descriptors uint64) scarce.Bounds {
-	flows := int(descriptors-min(keptDescriptors, descriptors/2)) / 2
-	return scarce.Bounds{All: max(1, flows), Network: max(1, flows/3*2)}
-}
-
-// softLimit is how many descriptors the process may have now. Go has raised it
-// to the hard limit; somebody may change it while we run (prlimit(1)).
-func softLimit() uint64 {
-	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		return 2 * keptDescriptors // getrlimit(2) knows no error that could happen here
-	}
-	return limit.Cur
 }
 
 type heldSYN struct {
@@ -146,7 +123,6 @@ func (t *heldTable) hold(ctx context.Context, flow portolan.Flow, isn uint32, pa
 		t.log.Debug("too many held connections", "flow", flow)
 		return nil, nil // the machine tries again in a second
 	}
-	t.flows.SetBounds(flowBounds(t.descriptors()))
 	as, ok := t.flows.Enter(flow.Src.Addr())
 	if !ok {
 		t.places.Leave(place)

@@ -23,8 +23,7 @@ import (
 // newTable is a heldTable that counts what it writes.
 func newTable(handler datapath.Handler) (t *heldTable, writes, refusals *int) {
 	writes, refusals = new(int), new(int)
-	t = newHeldTable(nil)
-	t.descriptors = func() uint64 { return 1 << 20 }
+	t = newHeldTable(nil, scarce.NewLimit(scarce.Bounds{}, nil))
 	t.handler, t.log = handler, slog.New(slog.DiscardHandler)
 	t.write = func([]byte) { *writes++ }
 	t.refuse = func([]byte, error) { *refusals++ }
@@ -147,8 +146,7 @@ func TestFlowsOfANetworkAreBounded(t *testing.T) {
 		return nil, ctx.Err()
 	}})
 	const many = 300
-	table.flows = newHeldTable(testNetworks()).flows
-	table.descriptors = func() uint64 { return 2 * keptDescriptors }
+	table.flows = scarce.NewLimit(scarce.Bounds{All: many, Network: many / 3 * 2}, testNetworks())
 	open := func(src netip.Addr, port uint16) bool {
 		before := *refusals
 		table.syn(t.Context(), flowFrom(src, port), 1, []byte("syn"), time.Now())

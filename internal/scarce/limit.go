@@ -17,9 +17,9 @@ type Bounds struct{ All, Network, Source int }
 // Limit counts who holds how many places. It is safe for concurrent use.
 type Limit struct {
 	networks *Networks
+	bounds   func() Bounds
 
 	mu      sync.Mutex // guards the rest
-	bounds  Bounds
 	all     int
 	network map[netip.Prefix]int // no zero entries
 	source  map[netip.Addr]int   // no zero entries
@@ -28,14 +28,13 @@ type Limit struct {
 // NewLimit returns a Limit whose places are all free. A nil networks puts all
 // sources into one network.
 func NewLimit(bounds Bounds, networks *Networks) *Limit {
-	return &Limit{bounds: bounds, networks: networks, network: map[netip.Prefix]int{}, source: map[netip.Addr]int{}}
+	return NewVaryingLimit(func() Bounds { return bounds }, networks)
 }
 
-// SetBounds replaces the bounds. Who holds a place keeps it.
-func (l *Limit) SetBounds(bounds Bounds) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.bounds = bounds
+// NewVaryingLimit is NewLimit with bounds that are asked for whenever somebody
+// enters. Who holds a place keeps it.
+func NewVaryingLimit(bounds func() Bounds, networks *Networks) *Limit {
+	return &Limit{bounds: bounds, networks: networks, network: map[netip.Prefix]int{}, source: map[netip.Addr]int{}}
 }
 
 // Place is what Enter gave and Leave takes back, once.
@@ -46,16 +45,29 @@ type Place struct {
 
 // Enter takes a place for source, or reports that it gets none.
 func (l *Limit) Enter(source netip.Addr) (Place, bool) {
-	p := Place{source, l.networks.Of(source)}
+	p, bounds := Place{source, l.networks.Of(source)}, l.bounds()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if reached(l.all, l.bounds.All) || reached(l.network[p.network], l.bounds.Network) || reached(l.source[source], l.bounds.Source) {
+	if reached(l.all, bounds.All) || l.crowdedLocked(p, bounds) {
 		return Place{}, false
 	}
 	l.all++
 	l.network[p.network]++
 	l.source[source]++
 	return p, true
+}
+
+// Crowded reports that source or its network holds as many places as it may: no
+// place that another gives back would be its.
+func (l *Limit) Crowded(source netip.Addr) bool {
+	p, bounds := Place{source, l.networks.Of(source)}, l.bounds()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.crowdedLocked(p, bounds)
+}
+
+func (l *Limit) crowdedLocked(p Place, bounds Bounds) bool {
+	return reached(l.network[p.network], bounds.Network) || reached(l.source[p.source], bounds.Source)
 }
 
 func reached(count, bound int) bool { return bound > 0 && count >= bound }

@@ -19,8 +19,12 @@ func (n *Networks) Set(known []netip.Prefix) {
 	n.known.Store(&known)
 }
 
+// elsewhere is the network of all addresses that are in none, of both families:
+// most computers have one of each.
+var elsewhere = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+
 // Of returns the narrowest network that addr is in. All addresses that are in
-// none share one: 0.0.0.0/0 or ::/0.
+// none share one, ::/0.
 func (n *Networks) Of(addr netip.Addr) netip.Prefix {
 	if n != nil {
 		if known := n.known.Load(); known != nil {
@@ -31,8 +35,5 @@ func (n *Networks) Of(addr netip.Addr) netip.Prefix {
 			}
 		}
 	}
-	if addr.Is4() {
-		return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
-	}
-	return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+	return elsewhere
 }

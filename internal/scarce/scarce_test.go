@@ -22,7 +22,7 @@ func TestNetworks(t *testing.T) {
 	n := newNetworks("172.17.0.0/16", "172.17.5.0/24", "fd00:1::/64")
 	for source, want := range map[string]string{
 		"172.17.0.2": "172.17.0.0/16", "172.17.5.2": "172.17.5.0/24", "fd00:1::2": "fd00:1::/64",
-		"172.18.0.2": "0.0.0.0/0", "fd00:2::2": "::/0",
+		"172.18.0.2": "::/0", "fd00:2::2": "::/0",
 	} {
 		if got := n.Of(addr(source)); got.String() != want {
 			t.Errorf("%s is in %s, want %s", source, got, want)
@@ -46,7 +46,8 @@ func take(l *Limit, source string, n int) []Place {
 
 func TestLimit(t *testing.T) {
 	networks := newNetworks("172.17.0.0/16", "172.18.0.0/16")
-	l := NewLimit(Bounds{All: 10, Network: 7, Source: 4}, networks)
+	bounds := Bounds{All: 10, Network: 7, Source: 4}
+	l := NewVaryingLimit(func() Bounds { return bounds }, networks)
 	var all []Place
 	for _, step := range []struct {
 		source string
@@ -64,7 +65,12 @@ func TestLimit(t *testing.T) {
 		}
 		all = append(all, got...)
 	}
-	l.SetBounds(Bounds{All: 11, Network: 7, Source: 4})
+	for source, want := range map[string]bool{"172.17.0.2": true, "172.17.0.9": true, "172.18.0.2": false} {
+		if l.Crowded(addr(source)) != want {
+			t.Errorf("%s is crowded: %v, want %v", source, !want, want)
+		}
+	}
+	bounds.All = 11
 	all = append(all, take(l, "172.18.0.2", 10)...)
 	if l.Held() != 11 {
 		t.Errorf("%d places are held after one more was added, want 11", l.Held())
@@ -94,5 +100,26 @@ func TestSeldom(t *testing.T) {
 	}
 	if !s.at(now.Add(seldom)) {
 		t.Error("silent after a minute")
+	}
+}
+
+func TestBoundsOfDescriptors(t *testing.T) {
+	for count, want := range map[uint64][2]Bounds{
+		20_000: {{All: 9744, Network: 6496, Source: 4872}, {All: 15_000, Source: 10_000}},
+		500:    {{All: 125, Network: 82, Source: 62}, {All: 375, Source: 250}},
+		0:      {{All: 1, Network: 1, Source: 1}, {All: 1, Source: 1}},
+	} {
+		if got := [2]Bounds{connectionBounds(count), sessionBounds(count)}; got != want {
+			t.Errorf("%d descriptors: %+v, want %+v", count, got, want)
+		}
+	}
+	connections := NewConnections(newNetworks("172.17.0.0/16"))
+	all := connectionBounds(descriptors()).All
+	given := len(take(connections, "203.0.113.1", all)) + len(take(connections, "2001:db8::1", all))
+	if want := all / 3 * 2; given != want {
+		t.Errorf("a client with both families gets %d of %d connections, want %d", given, all, want)
+	}
+	if len(take(connections, "172.17.0.2", all)) == 0 {
+		t.Error("nothing is left for containers")
 	}
 }

@@ -14,10 +14,11 @@ import (
 	"time"
 
 	"github.com/portolan-net/portolan/internal/datapath"
+	"github.com/portolan-net/portolan/internal/scarce"
 )
 
-// startTCP forwards to dest and returns the address that clients dial.
-func startTCP(t *testing.T, dest string) string {
+// startTCP forwards to dest, after tune, and returns the address that clients dial.
+func startTCP(t *testing.T, dest string, tune ...func(*TCP)) string {
 	t.Helper()
 	l := listenTCP(t, "127.0.0.1:0")
 	server := &TCP{Listener: l, Relay: relayTCP, Log: logger(t),
@@ -29,6 +30,9 @@ func startTCP(t *testing.T, dest string) string {
 			}
 			return c.(*net.TCPConn), nil
 		})}
+	for _, set := range tune {
+		set(server)
+	}
 	serve(t, server.Serve)
 	return l.Addr().String()
 }
@@ -226,4 +230,69 @@ func (h warnHandler) Handle(context.Context, slog.Record) error {
 	default:
 	}
 	return nil
+}
+
+// Connections beyond a client's places are reset; others are let in, and the same
+// client again when one of its connections has ended.
+func TestTCPPlaces(t *testing.T) {
+	checkDescriptors(t)
+	dest := listenTCP(t, "127.0.0.1:0")
+	go func() {
+		for {
+			c, err := dest.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				_, _ = io.Copy(c, c)
+				_ = c.Close()
+			}()
+		}
+	}()
+	places := scarce.NewLimit(scarce.Bounds{Source: 2}, nil)
+	address := startTCP(t, dest.Addr().String(), func(s *TCP) { s.Places = places })
+	try := func(from string) (*net.TCPConn, error) {
+		d := net.Dialer{Timeout: limit, LocalAddr: net.TCPAddrFromAddrPort(netip.MustParseAddrPort(from + ":0"))}
+		c, err := d.DialContext(t.Context(), "tcp", address)
+		if err != nil {
+			return nil, err
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		_ = c.SetDeadline(time.Now().Add(limit))
+		if _, err := c.Write([]byte("x")); err != nil {
+			return nil, err
+		}
+		_, err = c.Read(make([]byte, 1))
+		return c.(*net.TCPConn), err
+	}
+	first, err := try("127.0.0.2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := try("127.0.0.2"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := try("127.0.0.2"); !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+		t.Errorf("a third connection of one client ends with %v, want a reset", err)
+	}
+	if _, err := try("127.0.0.3"); err != nil {
+		t.Errorf("another client: %v", err)
+	}
+	_ = first.Close()
+	for end := time.Now().Add(limit); places.Held() > 2 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+	if _, err := try("127.0.0.2"); err != nil {
+		t.Errorf("the first client, after one of its connections has ended: %v", err)
+	}
+}
+
+func TestHolder(t *testing.T) {
+	for client, want := range map[string]string{
+		"203.0.113.7": "203.0.113.7", "2001:db8:1:2:3::4": "2001:db8:1:2::", "fe80::1%eth9": "fe80::",
+	} {
+		if got := holder(netip.MustParseAddr(client)); got.String() != want {
+			t.Errorf("places of %s are held by %s, want %s", client, got, want)
+		}
+	}
 }

@@ -218,17 +218,17 @@ func (u *UDP) addLocked(key sessionKey, cancel context.CancelFunc) *session {
 	if u.sessions == nil {
 		u.sessions, u.order = map[sessionKey]*session{}, list.New()
 	}
+	among, ok := u.enterLocked(key.client.Addr())
+	if !ok {
+		cancel()
+		return nil
+	}
 	limit := u.MaxSessions
 	if limit == 0 {
 		limit = DefaultMaxSessions
 	}
 	for len(u.sessions) >= limit {
 		u.dropLocked(u.order.Front().Value.(*session))
-	}
-	among, ok := u.enterLocked(key.client.Addr())
-	if !ok {
-		cancel()
-		return nil
 	}
 	s := &session{key: key, oob: key.controlMessage(), cancel: cancel, among: among}
 	s.place = u.order.PushBack(s)

@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/portolan-net/portolan/internal/scarce"
 )
 
 // echoUDP answers "to CLIENTADDRESS: PAYLOAD" for small datagrams, the same bytes for large.
@@ -271,5 +273,38 @@ func TestUDPResetDialsAnew(t *testing.T) {
 	exchange(t, c, []byte("b"))
 	if n := u.dials.Load(); n != 2 {
 		t.Errorf("%d dials, want 2", n)
+	}
+}
+
+// A client that holds all it may gets no more and takes nothing from others; when
+// all places are taken, the oldest session of the socket goes; all come back.
+func TestUDPPlaces(t *testing.T) {
+	checkDescriptors(t)
+	dest := echoUDP(t, "udp4", "127.0.0.1:0")
+	places := scarce.NewLimit(scarce.Bounds{All: 3, Source: 2}, nil)
+	u := startUDP(t, "udp4", "0.0.0.0:0", dest.LocalAddr().String(), func(u *UDP) { u.Places = places })
+	to := fmt.Sprintf("127.0.0.1:%d", port(t, u.Conn))
+	greedy := []*net.UDPConn{dialUDP(t, "127.0.0.2:0", to), dialUDP(t, "127.0.0.2:0", to)}
+	for _, c := range greedy {
+		exchange(t, c, []byte("x"))
+	}
+	beyond := dialUDP(t, "127.0.0.2:0", to)
+	_, _ = beyond.Write([]byte("x"))
+	_ = beyond.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+	if n, err := beyond.Read(make([]byte, 10)); err == nil {
+		t.Errorf("a third session of one client answers with %d bytes", n)
+	}
+	exchange(t, dialUDP(t, "127.0.0.3:0", to), []byte("x"))
+	exchange(t, dialUDP(t, "127.0.0.4:0", to), []byte("x"))
+	if n := places.Held(); n != 3 || u.size() != 3 {
+		t.Errorf("%d places are taken by %d sessions, want 3", n, u.size())
+	}
+	exchange(t, greedy[1], []byte("x"))
+	if n := u.dials.Load(); n != 4 {
+		t.Errorf("%d dials, want one for each session: the first client's second is still there", n)
+	}
+	u.Reset()
+	if n := places.Held(); n != 0 {
+		t.Errorf("%d places are still taken", n)
 	}
 }
