@@ -24,10 +24,25 @@ func checkMasqueraded(t *testing.T, p *site) {
 	}
 	set("1")
 	defer set("0")
-	// It takes the kernel's lock of all networks, for which other tests may hold it up.
+	// It takes the kernel's lock of all networks, for which other tests may hold it up. While it is not to be had
+	// the new value shows for moments, and goes again.
 	forwards := "/proc/sys/net/ipv4/conf/" + p.Status(t).Connection.Interface + "/forwarding"
 	stage.Eventually(t, soon, "the interface is out of forwarding again", func() bool {
-		return strings.TrimSpace(p.Lab.Host.Run(t, "cat", forwards)) == "0"
+		out := true
+		if err := p.Lab.Host.Do(func() error {
+			for range 50 {
+				text, err := os.ReadFile(forwards)
+				if err != nil {
+					return err
+				}
+				out = out && strings.TrimSpace(string(text)) == "0"
+				time.Sleep(time.Millisecond)
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return out
 	})
 	p.Lab.Host.Run(t, "nft", "add table ip "+table+"; add chain ip "+table+
 		" out { type nat hook postrouting priority 100; }; add rule ip "+table+" out masquerade")
