@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/portolan-net/portolan/internal/spec"
+	"github.com/portolan-net/portolan/internal/system"
 )
 
 // nameFiles are the machine's own files of the resolver, below AgentDir, and
@@ -59,48 +60,37 @@ func mountName(name string) error {
 }
 
 // FollowNames mounts the machine's resolver files again when the host replaced
-// its own by renaming: the kernel takes a mount off a file that goes.
+// its own by renaming, or by a link: the kernel takes a mount off a file that goes.
 func FollowNames(ctx context.Context, log *slog.Logger) error {
 	watcher, err := fsnotify.NewWatcher()
 	if err != nil {
-		return fmt.Errorf("watch /etc: %w", err)
+		return fmt.Errorf("watch resolver files: %w", err)
 	}
 	defer watcher.Close()
-	for _, dir := range nameDirs() {
-		if err := watcher.Add(dir); err != nil {
-			return fmt.Errorf("watch %s: %w", dir, err)
-		}
-	}
 	for {
-		// First of all for what was replaced before the watch began.
-		for name := range nameFiles {
+		// The directories first: what is replaced after that makes an event.
+		for name, path := range nameFiles {
+			watchWay(watcher, path, log)
 			if err := mountName(name); err != nil {
-				log.Warn("mount resolver file", "path", nameFiles[name], "err", err)
+				log.Warn("mount resolver file", "path", path, "err", err)
 			}
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case err := <-watcher.Errors:
-			log.Warn("watch /etc", "err", err)
+			log.Warn("watch resolver files", "err", err)
 		case <-watcher.Events:
 		}
 	}
 }
 
-// nameDirs lists the directories in which the host may replace nameFiles: those
-// of the files, and those that they link to (systemd-resolved's, say).
-func nameDirs() []string {
-	dirs := []string{"/etc"}
-	for _, path := range nameFiles {
-		if real, err := os.Readlink(path); err == nil {
-			if !filepath.IsAbs(real) {
-				real = filepath.Join("/etc", real)
-			}
-			if dir := filepath.Dir(real); dir != "/etc" {
-				dirs = append(dirs, dir)
-			}
+// watchWay watches the directories on the present way to path. Those of former
+// ways stay: their events are harmless.
+func watchWay(watcher *fsnotify.Watcher, path string, log *slog.Logger) {
+	for _, dir := range system.WatchDirs(path) {
+		if err := watcher.Add(dir); err != nil {
+			log.Warn("watch resolver file", "path", path, "dir", dir, "err", err)
 		}
 	}
-	return dirs
 }

@@ -128,7 +128,7 @@ func (h *ProxyHost) FollowProxies(ctx context.Context, changed func(Proxies)) er
 func (h *ProxyHost) watch(events *fsnotify.Watcher) {
 	var want []string
 	for _, path := range append(h.gnomeFiles(), h.kdeFile(), h.environmentFile()) {
-		want = append(want, watchDirs(path)...)
+		want = append(want, WatchDirs(path)...)
 	}
 	have := events.WatchList()
 	for _, dir := range want {

@@ -33,7 +33,7 @@ const (
 // NameWatcher is the NameSource of a real host.
 //
 // Theory of operation. A change reaches a snapshot in two ways. Run hears of it
-// from the kernel: it watches the directories on the way to each file (watchDirs),
+// from the kernel: it watches the directories on the way to each file (WatchDirs),
 // not the files, since editors, DHCP clients and VPN programs replace them, or
 // replace a link that leads to them; after the events have settled both files are
 // read again. And NameConfig looks itself, at most once a second, whether the
@@ -135,7 +135,7 @@ func (w *NameWatcher) Run(ctx context.Context) error {
 // before reading: what happens after it makes an event.
 func (w *NameWatcher) follow(events *fsnotify.Watcher) {
 	w.mu.Lock()
-	want := append(watchDirs(w.resolver.path), watchDirs(w.hosts.path)...)
+	want := append(WatchDirs(w.resolver.path), WatchDirs(w.hosts.path)...)
 	w.mu.Unlock()
 	have := events.WatchList()
 	for _, dir := range have {

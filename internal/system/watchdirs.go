@@ -10,11 +10,11 @@ import (
 // maxLinks is how many symbolic links a path may pass (path_resolution(7)).
 const maxLinks = 40
 
-// watchDirs lists the directories in which a new, renamed or removed entry can
+// WatchDirs lists the directories in which a new, renamed or removed entry can
 // change what path leads to: those that hold a symbolic link on the way, and the
 // one that holds the file. Where the way ends early it is the last directory that
 // exists. path must be absolute.
-func watchDirs(path string) []string {
+func WatchDirs(path string) []string {
 	root := filepath.VolumeName(path) + string(filepath.Separator)
 	dir, rest := root, components(path)
 	var dirs []string

@@ -52,14 +52,14 @@ func TestWatchDirs(t *testing.T) {
 		{"nowhere/at/all", "."},
 	} {
 		var got []string
-		for _, dir := range watchDirs(top + "/" + c.path) {
+		for _, dir := range WatchDirs(top + "/" + c.path) {
 			rel, err := filepath.Rel(top, dir)
 			must(err)
 			got = append(got, rel)
 		}
 		slices.Sort(got)
 		if strings.Join(got, " ") != c.want {
-			t.Errorf("watchDirs(%s) = %q, want %q", c.path, got, c.want)
+			t.Errorf("WatchDirs(%s) = %q, want %q", c.path, got, c.want)
 		}
 	}
 }

@@ -105,6 +105,10 @@ func checkReplaced(t *testing.T, s *stage.Stage, etc string) {
 			if got := s.Toolbox(t, nil, "lookup", "wiki.corp.test", "A"); strings.Join(got.Answers, " ") != "A "+addr || got.Remote != resolverV4+":53" {
 				t.Errorf("a new container says %+v, want %s", got, addr)
 			}
+			engine := strconv.Itoa(s.MachineProcess(t, "dockerd"))
+			stage.Eventually(t, followed, "the engine asks where containers do", func() bool {
+				return strings.Contains(s.Lab.Host.Run(t, "nsenter", "--mount", "--target", engine, "cat", "/etc/resolv.conf"), "nameserver "+resolverV4+"\n")
+			})
 		})
 	}
 	replace(t, filepath.Join(vpn, "hosts"), "203.0.113.77 printer.corp.test\n")

@@ -34,6 +34,11 @@ func checkWorld(t *testing.T, s *stage.Stage, server string) {
 	want(t, s, "alias.internet.test", lab.WebV4, lab.WebV6)
 	want(t, s, "v6only.internet.test", lab.WebV6)
 	want(t, s, "nobody.internet.test")
+	for _, container := range containers() {
+		if got := s.Docker(t, "exec", container, "/usr/bin/dig", "+short", "alias.internet.test", "AAAA"); got != "web.internet.test.\n"+lab.WebV6 {
+			t.Errorf("%s: dig says that alias.internet.test is %q", container, got)
+		}
+	}
 	for _, question := range []string{
 		"internet.test MX", "internet.test SOA", "txt.internet.test TXT", "_http._tcp.internet.test SRV",
 		"https.internet.test HTTPS", "unknown.internet.test TYPE65280", "big.internet.test TXT -tcp",
