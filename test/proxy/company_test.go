@@ -196,7 +196,8 @@ shutdown_lifetime 0 seconds
 func ownEtc(t *testing.T, s *stage.Stage) (dir string, trust func(...*authority)) {
 	t.Helper()
 	dir = filepath.Join(s.Lab.Dir, "etc")
-	s.Lab.Host.Run(t, "sh", "-euc", `cp -a /etc "$1/etc"
+	// Files come and go there while another test makes a user.
+	s.Lab.Host.Run(t, "sh", "-euc", `cp -a /etc "$1/etc" || { rm -r "$1/etc"; cp -a /etc "$1/etc"; }
 mount --bind "$1/etc" /etc
 for file in resolv.conf hosts; do mount --bind "$1/$file" "/etc/$file"; done`, "sh", s.Lab.Dir)
 	bundle := filepath.Join(dir, "ssl/certs/ca-certificates.crt")
