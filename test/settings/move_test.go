@@ -114,9 +114,7 @@ func checkClash(t *testing.T, s *stage.Stage) {
 	s.Lab.Host.Run(t, "ip", "route", "del", pool, "via", lab.GatewayV4)
 	stage.Eventually(t, settled, "the machine knows that it has gone", func() bool { return !routed(t, s, pool) })
 	s.Lab.Host.Run(t, "ip", "route", "add", "192.168.65.0/24", "via", lab.GatewayV4)
-	stage.Eventually(t, settled, "the machine has moved by itself", func() bool {
-		return s.Status(t).Link.V4.String() == "192.168.66.0/24" && !slices.ContainsFunc(s.Status(t).Pending, moving)
-	})
+	stage.Eventually(t, settled, "the machine has moved by itself", func() bool { return moved(t, s) })
 	checkKnown(t, s, "always")
 	if now := lives(t, s, "always"); now != before {
 		t.Errorf("the container was %s and is %s", before, now)
@@ -132,12 +130,38 @@ func checkClash(t *testing.T, s *stage.Stage) {
 	if got := s.Status(t); got.Link.V4.String() != "192.168.65.0/24" || !slices.ContainsFunc(got.Problems, told) {
 		t.Errorf("a chosen subnet that overlaps: on %s, problems %q", got.Link.V4, got.Problems)
 	}
+	if out, _ := s.TryPortolan(t, "doctor", "--target", hostPort(lab.WebV4, 80)); !strings.Contains(out, "a route to 192.168.65.0/24, which overlaps") {
+		t.Errorf("doctor: %s", out)
+	}
 	s.Lab.Host.Run(t, "ip", "route", "del", "192.168.65.0/24", "via", lab.GatewayV4)
 	s.Portolan(t, "settings", "unset", "--yes", "linuxVM.vpnkitCIDR")
 	eventually(t, "nothing overlaps any more", func() bool { return len(s.Status(t).Problems) == 0 })
 }
 
-func moving(pending string) bool { return strings.Contains(pending, "is moving") }
+// moved reports whether the machine is on the first neighbour of its default subnet,
+// and all of it is there.
+func moved(t *testing.T, s *stage.Stage) bool {
+	t.Helper()
+	status := s.Status(t)
+	moving := func(pending string) bool { return strings.Contains(pending, "is moving") }
+	return status.Link.V4.String() == "192.168.66.0/24" && !slices.ContainsFunc(status.Pending, moving)
+}
+
+// checkStart: a machine that starts takes other networks than those of the host.
+func checkStart(t *testing.T, s *stage.Stage) {
+	routes := [][]string{{"192.168.65.0/24", "via", lab.GatewayV4}, {"fdc4:f303:9324::/64", "via", lab.GatewayV6}}
+	for _, route := range routes {
+		s.Lab.Host.Run(t, "ip", append([]string{"route", "add"}, route...)...)
+	}
+	s.Portolan(t, "up")
+	checkOn(t, s, "192.168.66.0/24", "fdc4:f303:9324:1::/64")
+	if got := s.Status(t).Problems; len(got) != 0 {
+		t.Errorf("problems: %q", got)
+	}
+	for _, route := range routes {
+		s.Lab.Host.Run(t, "ip", append([]string{"route", "del"}, route...)...)
+	}
+}
 
 // checkSwarm: an engine in a swarm stays where its members know it, whatever the
 // host comes to have. When it has left, the machine moves by itself, and containers
@@ -156,8 +180,7 @@ func checkSwarm(t *testing.T, s *stage.Stage) {
 	eventually(t, "status names the clash", func() bool { return slices.ContainsFunc(s.Status(t).Problems, clash) })
 	s.Docker(t, "swarm", "leave", "--force")
 	before := lives(t, s, "always")
-	stage.Eventually(t, left, "the machine has moved by itself", func() bool { return s.Status(t).Link.V4.String() == "192.168.66.0/24" })
-	stage.Eventually(t, settled, "the engine is back", func() bool { return s.Status(t).Engine.Ready })
+	stage.Eventually(t, left, "the machine has moved by itself", func() bool { return moved(t, s) })
 	s.Lab.Host.Run(t, "ip", "route", "del", "192.168.65.0/24", "via", lab.GatewayV4)
 	if now := lives(t, s, "always"); now != before {
 		t.Errorf("the container was %s and is %s", before, now)

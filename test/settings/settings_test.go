@@ -58,14 +58,13 @@ func TestSettings(t *testing.T) {
 	started := s.Docker(t, "inspect", "-f", "{{.State.StartedAt}} {{.State.Pid}}", "always")
 
 	t.Run("a mistake before the first setting", func(t *testing.T) { checkFirst(t, s) })
-	t.Run("dual-stack", func(t *testing.T) { checkMode(t, s, "dual-stack", true, true) })
 	t.Run("DNS filter", func(t *testing.T) { checkInhibition(t, s) })
 	t.Run("the host's loopback", func(t *testing.T) { checkLoopback(t, s) })
 	t.Run("port binding", func(t *testing.T) { checkPortBinding(t, s) })
 	t.Run("a mode waits for its restart", func(t *testing.T) { checkPending(t, s) })
 	t.Run("ipv4only", func(t *testing.T) { checkMode(t, s, "ipv4only", true, false) })
 	t.Run("ipv6only", func(t *testing.T) { checkMode(t, s, "ipv6only", false, true) })
-	t.Run("dual-stack again", func(t *testing.T) { checkMode(t, s, "dual-stack", true, true) })
+	t.Run("dual-stack", func(t *testing.T) { checkMode(t, s, "dual-stack", true, true) })
 	t.Run("engine options", func(t *testing.T) { checkEngineOptions(t, s) })
 	t.Run("another subnet", func(t *testing.T) { checkMove(t, s) })
 	t.Run("a network of the host's overlaps", func(t *testing.T) { checkClash(t, s) })
@@ -349,16 +348,17 @@ const noStart = `{"storage-driver": "none0"}`
 // checkBadOptions: a machine starts in spite of options that dockerd does not take,
 // or does not start with, and says so.
 func checkBadOptions(t *testing.T, s *stage.Stage) {
-	s.Portolan(t, "settings", "set", "--yes", "linuxVM.dockerDaemonOptions", `{"log-driver": "local"}`)
+	s.Portolan(t, "down")
+	if out, code := s.TryPortolan(t, "settings", "set", "linuxVM.dockerDaemonOptions", `{"no-such-option": 1}`); code != 1 || !strings.Contains(out, "no-such-option") {
+		t.Errorf("an option that the dockerd to come does not know: exit code %d: %s", code, out)
+	}
+	s.Portolan(t, "settings", "set", "linuxVM.dockerDaemonOptions", `{"log-driver": "local"}`)
+	checkStart(t, s)
 	for options, want := range map[string]string{
 		`{"no-such-option": 1}`: "linuxVM.dockerDaemonOptions: dockerd does not take the options: ",
 		noStart:                 "linuxVM.dockerDaemonOptions: dockerd does not start with the options: ",
 	} {
 		s.Portolan(t, "down")
-		if out, code := s.TryPortolan(t, "settings", "set", "linuxVM.dockerDaemonOptions", `{"no-such-option": 1}`); code != 1 || !strings.Contains(out, "no-such-option") {
-			t.Errorf("an option that the dockerd to come does not know: exit code %d: %s", code, out)
-		}
-		s.Portolan(t, "settings", "set", "linuxVM.dockerDaemonOptions", `{"log-driver": "local"}`)
 		write(t, settingsFile(s), `{"linuxVM": {"dockerDaemonOptions": `+options+`}}`)
 		s.Portolan(t, "up")
 		if got := s.Docker(t, "info", "-f", "{{.LoggingDriver}}"); got != "local" {
