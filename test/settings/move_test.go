@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -114,7 +115,7 @@ func checkClash(t *testing.T, s *stage.Stage) {
 	s.Lab.Host.Run(t, "ip", "route", "del", pool, "via", lab.GatewayV4)
 	stage.Eventually(t, settled, "the machine knows that it has gone", func() bool { return !routed(t, s, pool) })
 	s.Lab.Host.Run(t, "ip", "route", "add", "192.168.65.0/24", "via", lab.GatewayV4)
-	stage.Eventually(t, settled, "the machine has moved by itself", func() bool { return moved(t, s) })
+	stage.Eventually(t, settled, "the machine has moved by itself", func() bool { return moved(t, s, "192.168.66.0/24") })
 	checkKnown(t, s, "always")
 	if now := lives(t, s, "always"); now != before {
 		t.Errorf("the container was %s and is %s", before, now)
@@ -138,13 +139,40 @@ func checkClash(t *testing.T, s *stage.Stage) {
 	eventually(t, "nothing overlaps any more", func() bool { return len(s.Status(t).Problems) == 0 })
 }
 
-// moved reports whether the machine is on the first neighbour of its default subnet,
-// and all of it is there.
-func moved(t *testing.T, s *stage.Stage) bool {
+// moved reports whether all of the machine is on a subnet.
+func moved(t *testing.T, s *stage.Stage, v4 string) bool {
 	t.Helper()
 	status := s.Status(t)
 	moving := func(pending string) bool { return strings.Contains(pending, "is moving") }
-	return status.Link.V4.String() == "192.168.66.0/24" && !slices.ContainsFunc(status.Pending, moving)
+	return status.Link.V4.String() == v4 && !slices.ContainsFunc(status.Pending, moving)
+}
+
+// checkDeath: what a daemon leaves half moved, the next one finishes.
+func checkDeath(t *testing.T, s *stage.Stage) {
+	before := lives(t, s, "always")
+	s.Portolan(t, "settings", "set", "--later", "linuxVM.vpnkitCIDR", "10.98.0.0/16")
+	code := make(chan int)
+	go func() {
+		_, failed := s.TryPortolan(t, "settings", "apply", "--yes")
+		code <- failed
+	}()
+	begun := func() bool { return s.Status(t).Link.V4.String() == "10.98.0.0/16" }
+	stage.Eventually(t, settled, "the machine moves", begun)
+	if err := syscall.Kill(s.Status(t).Daemon.PID, syscall.SIGKILL); err != nil {
+		t.Error(err)
+	}
+	if <-code == 0 {
+		t.Error("the daemon had moved the machine before it died")
+	}
+	s.Portolan(t, "up")
+	stage.Eventually(t, settled, "the machine has moved", func() bool { return moved(t, s, "10.98.0.0/16") })
+	checkOn(t, s, "10.98.0.0/16", "fdc4:f303:9324::/64")
+	checkKnown(t, s, "always")
+	if now := lives(t, s, "always"); now != before {
+		t.Errorf("the container was %s and is %s", before, now)
+	}
+	s.Portolan(t, "settings", "unset", "--yes", "linuxVM.vpnkitCIDR")
+	checkOn(t, s, "192.168.65.0/24", "fdc4:f303:9324::/64")
 }
 
 // checkStart: a machine that starts takes other networks than those of the host.
@@ -180,7 +208,7 @@ func checkSwarm(t *testing.T, s *stage.Stage) {
 	eventually(t, "status names the clash", func() bool { return slices.ContainsFunc(s.Status(t).Problems, clash) })
 	s.Docker(t, "swarm", "leave", "--force")
 	before := lives(t, s, "always")
-	stage.Eventually(t, left, "the machine has moved by itself", func() bool { return moved(t, s) })
+	stage.Eventually(t, left, "the machine has moved by itself", func() bool { return moved(t, s, "192.168.66.0/24") })
 	s.Lab.Host.Run(t, "ip", "route", "del", "192.168.65.0/24", "via", lab.GatewayV4)
 	if now := lives(t, s, "always"); now != before {
 		t.Errorf("the container was %s and is %s", before, now)

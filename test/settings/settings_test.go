@@ -68,6 +68,7 @@ func TestSettings(t *testing.T) {
 	t.Run("engine options", func(t *testing.T) { checkEngineOptions(t, s) })
 	t.Run("another subnet", func(t *testing.T) { checkMove(t, s) })
 	t.Run("a network of the host's overlaps", func(t *testing.T) { checkClash(t, s) })
+	t.Run("a daemon dies while the machine moves", func(t *testing.T) { checkDeath(t, s) })
 	t.Run("lock", func(t *testing.T) { checkLock(t, s) })
 	t.Run("bad file", func(t *testing.T) { checkBadFile(t, s) })
 	if now := s.Docker(t, "inspect", "-f", "{{.State.StartedAt}} {{.State.Pid}}", "always"); now != started {
