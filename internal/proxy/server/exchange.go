@@ -64,7 +64,11 @@ func (e *exchanger) roundTrip(r *http.Request, route proxy.Route) (*http.Respons
 	}
 	for again := false; ; again = true {
 		out := e.outgoing(r, route)
-		response, err := e.transport(route).RoundTrip(out)
+		transport := e.transport(route)
+		if !repeatable(out) {
+			transport.CloseIdleConnections()
+		}
+		response, err := transport.RoundTrip(out)
 		if err != nil {
 			return nil, err
 		}
@@ -79,6 +83,17 @@ func (e *exchanger) roundTrip(r *http.Request, route proxy.Route) (*http.Respons
 		}
 		return nil, &proxy.RefusedError{Route: route, Code: response.StatusCode, Status: response.Status}
 	}
+}
+
+// repeatable reports requests that a transport sends again when the other side
+// has just closed the connection that was kept alive, as any may. All others get a
+// fresh one.
+func repeatable(r *http.Request) bool {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
+		return r.Body == nil || r.Body == http.NoBody
+	}
+	return false
 }
 
 // outgoing is the request as a route gets it.

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -153,5 +154,39 @@ func TestOneConnectionBehindEach(t *testing.T) {
 	}
 	if open != 1 {
 		t.Errorf("%d connections are open, want 1", open)
+	}
+}
+
+// A proxy, or a server, may end an idle connection at any moment: no request is
+// lost by that, also none that can't be sent twice.
+func TestClosedWhenIdle(t *testing.T) {
+	place := serve(t, func(_ context.Context, conn *net.TCPConn) {
+		in := bufio.NewReader(conn)
+		r, err := http.ReadRequest(in)
+		if err != nil {
+			return
+		}
+		_, _ = io.Copy(io.Discard, r.Body)
+		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+		_, _ = in.Peek(1)
+		_ = conn.Close() // as the next request comes
+	})
+	b := newBench(t, proxy.Config{}, "")
+	b.put("web.example", "198.51.100.1:80", place)
+	client := proxyClient(t, b.forward(containerAddr))
+	for _, c := range []struct{ method, body string }{{"GET", ""}, {"PUT", "body"}, {"POST", ""}, {"PATCH", "body"}, {"DELETE", ""}, {"GET", ""}} {
+		request, err := http.NewRequestWithContext(t.Context(), c.method, "http://web.example/", strings.NewReader(c.body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		response, err := client.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, _ := io.ReadAll(response.Body)
+		response.Body.Close()
+		if string(text) != "ok" {
+			t.Errorf("%s: %s: %s", c.method, response.Status, text)
+		}
 	}
 }
