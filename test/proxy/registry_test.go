@@ -1,16 +1,12 @@
 package proxy_test
 
 import (
-	"bytes"
-	"context"
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/portolan-net/portolan/internal/lab"
 	"github.com/portolan-net/portolan/internal/stage"
@@ -50,40 +46,7 @@ func startRegistry(t *testing.T, s *stage.Stage, ca *authority) {
 	certFile := write("cert.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]})))
 	keyFile := write("key.pem", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})))
 	const both = "version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\nstorage: {filesystem: {rootdirectory: %s/images}}\n"
-	runRegistry(t, s, "5443", write("tls.yml", fmt.Sprintf(both+"http: {addr: \"%s:5443\", tls: {certificate: %s, key: %s}}\nauth: {htpasswd: {realm: lab, path: %s}}\n",
+	s.StartRegistry(t, "5443", write("tls.yml", fmt.Sprintf(both+"http: {addr: \"%s:5443\", tls: {certificate: %s, key: %s}}\nauth: {htpasswd: {realm: lab, path: %s}}\n",
 		dir, lab.WebV4, certFile, keyFile, write("htpasswd", user+":"+wordHash+"\n"))))
-	runRegistry(t, s, "5000", write("plain.yml", fmt.Sprintf(both+"http: {addr: \"%s:5000\"}\n", dir, lab.WebV4)))
-}
-
-// runRegistry runs distribution on the lab's web server until the test ends.
-func runRegistry(t *testing.T, s *stage.Stage, port, config string) {
-	t.Helper()
-	program, err := filepath.Abs("../../bin/registry")
-	if err == nil {
-		_, err = os.Stat(program)
-	}
-	if err != nil {
-		t.Fatalf("find the registry: %v; type: make bin/registry", err)
-	}
-	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
-	cmd := s.Lab.Internet.Command(ctx, "env", "OTEL_TRACES_EXPORTER=none", program, "serve", config)
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		stop()
-		_ = cmd.Wait() // it is killed
-		if t.Failed() {
-			t.Logf("registry on port %s: %s", port, out.String())
-		}
-	})
-	stage.Eventually(t, 20*time.Second, "the registry listens on port "+port, func() bool {
-		conn, err := s.Lab.Internet.Dial(t.Context(), "tcp", net.JoinHostPort(lab.WebV4, port))
-		if err == nil {
-			_ = conn.Close()
-		}
-		return err == nil
-	})
+	s.StartRegistry(t, "5000", write("plain.yml", fmt.Sprintf(both+"http: {addr: \"%s:5000\"}\n", dir, lab.WebV4)))
 }

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -49,6 +50,8 @@ func newMachine(t *testing.T, s *stage.Stage, direct bool) machine {
 		m.trust(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Raw}))
 		m.startTinyproxy()
 		m.startDante()
+		m.startRegistry()
+		m.choose("", "", nil)                                                               // the engine's options count from its start
 		for family, resolver := range map[string]string{"-4": lab.DNSV4, "-6": lab.DNSV6} { // names are known inside
 			route := strings.Fields(s.Lab.Host.Run(t, "ip", family, "route", "show", "default"))
 			s.Lab.Host.Run(t, "ip", append([]string{family, "route", "add", resolver}, route[1:5]...)...)
@@ -78,7 +81,8 @@ func (m machine) trust(text []byte) {
 func (m machine) choose(url, transparent string, exclude []string) {
 	m.t.Helper()
 	text, err := json.Marshal(map[string]any{
-		"proxy":           map[string]any{"mode": "none"},
+		"proxy":           map[string]any{"mode": "manual", "http": url, "https": url},
+		"linuxVM":         map[string]any{"dockerDaemonOptions": json.RawMessage(engineOptions)},
 		"containersProxy": map[string]any{"mode": "manual", "http": url, "https": url, "exclude": append([]string{}, exclude...), "transparentPorts": transparent},
 		"portolan":        map[string]any{"proxyVariables": false, "socks": "127.0.0.1:1080"},
 	})
@@ -230,6 +234,7 @@ func TestMachineBehindProxies(t *testing.T) {
 			m.choose(c.url, "*", nil)
 			t.Run("forward proxy", func(t *testing.T) { m.visits(t, true, c.urls...) })
 			t.Run("transparent", func(t *testing.T) { m.visits(t, false, c.urls...) })
+			t.Run("push and pull", func(t *testing.T) { m.pushAndPull(t) })
 		})
 	}
 	t.Run("names, not addresses", func(t *testing.T) { m.checkNames(t) })
@@ -248,6 +253,33 @@ func TestMachineBehindProxies(t *testing.T) {
 			t.Errorf("transparent: %+v", r)
 		}
 	})
+}
+
+// registry is one in the lab's internet, without TLS, which the engine finds out by
+// CONNECT: HTTP proxies get its requests one by one, with uploads that they may want
+// a login for.
+const (
+	registry      = webName + ":5000"
+	engineOptions = `{"insecure-registries": ["` + registry + `"]}`
+)
+
+func (m machine) startRegistry() {
+	m.t.Helper()
+	m.StartRegistry(m.t, "5000", m.write("registry.yml", fmt.Sprintf("version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\n"+
+		"storage: {filesystem: {rootdirectory: %s}}\nhttp: {addr: \":5000\"}\n", filepath.Join(m.dir, "images")), 0o644))
+}
+
+// pushAndPull: the engine's own way to a registry.
+func (m machine) pushAndPull(t *testing.T) {
+	t.Helper()
+	image := registry + "/test/image:" + strconv.FormatInt(time.Now().UnixNano(), 10)
+	m.Docker(t, "create", "--name", "pushed", testimage.Name)
+	m.Docker(t, "commit", "-c", "LABEL of="+image, "pushed", image) // one that the registry does not have
+	m.Docker(t, "rm", "pushed")
+	m.Docker(t, "push", "-q", image)
+	m.Docker(t, "rmi", image)
+	m.Docker(t, "pull", "-q", image)
+	m.Docker(t, "rmi", image)
 }
 
 // checkNames connects where nobody is: only the name can lead to an answer.

@@ -193,7 +193,7 @@ func (o office) judge() string {
 
 func (o office) startTinyproxy() {
 	o.t.Helper()
-	config := o.write("tinyproxy.conf", fmt.Sprintf("Port 8888\nListen %s\nTimeout 60\nMaxClients 20\nConnectPort 80\nConnectPort 7\nLogFile \"%s/tinyproxy.log\"\n", lab.NeighbourV4, o.dir), 0o644)
+	config := o.write("tinyproxy.conf", fmt.Sprintf("Port 8888\nListen %s\nTimeout 60\nMaxClients 20\nConnectPort 80\nConnectPort 7\nConnectPort 5000\nLogFile \"%s/tinyproxy.log\"\n", lab.NeighbourV4, o.dir), 0o644)
 	o.start([]string{tinyproxy}, program(o.t, "tinyproxy"), "-d", "-c", config)
 }
 
