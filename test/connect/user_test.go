@@ -30,11 +30,15 @@ func TestConnectUser(t *testing.T) {
 // checkShell runs commands of the host in the machine's network.
 func checkShell(t *testing.T, s *stage.Stage) {
 	s.Docker(t, "network", "create", "--ipv6", "mine")
+	s.Docker(t, "network", "create", "--internal", "closed")
 	s.Serve(t, "web", []string{"--network", "mine"}, "web", "-name", "web")
-	stage.Eventually(t, soon, "the daemon knows the name", func() bool {
-		out, code := s.TryPortolan(t, "shell", "--", "getent", "hosts", "web.portolan.internal")
-		return code == 0 && strings.Contains(out, "web.portolan.internal")
-	})
+	s.Serve(t, "inner", []string{"--network", "closed"}, "web")
+	for _, name := range []string{"web", "inner"} {
+		stage.Eventually(t, soon, "the daemon knows the name", func() bool {
+			out, code := s.TryPortolan(t, "shell", "--", "getent", "hosts", name+".portolan.internal")
+			return code == 0 && strings.Contains(out, name+".portolan.internal")
+		})
+	}
 	mine := strings.TrimSpace(s.Portolan(t, "shell", "--", "id", "-u"))
 	own := strconv.Itoa(os.Getuid())
 	home := t.TempDir()
@@ -51,6 +55,7 @@ func checkShell(t *testing.T, s *stage.Stage) {
 		{`curl -sS http://web/ip http://web.portolan.internal/ip | grep -c '[.:]'`, "2"},
 		{`exec 3<>/dev/tcp/web/80; printf 'GET /ip HTTP/1.0\r\nHost: web\r\n\r\n' >&3; cat <&3 | tail -n 1 | grep -q '[.:]' && echo seen`, "seen"},
 		{`ping -c 1 -W 2 web >/dev/null && echo pong`, "pong"},
+		{`curl -sS http://inner/ip >/dev/null && echo inside`, "inside"},
 		{`getent ahostsv4 web.internet.test | head -n 1`, "198.51.100.1"},
 		{`getent hosts host.docker.internal`, "254 "},
 		{`echo written > ` + home + `/by-shell && stat -c %u ` + home + `/by-shell`, own},
