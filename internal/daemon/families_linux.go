@@ -103,7 +103,7 @@ const (
 )
 
 // follow looks again, and then calls changed, whenever the host's interfaces,
-// addresses, routes or rules change. own is the profile whose connection is left
+// addresses, routes or rules have become others. own is the profile whose connection is left
 // out.
 func (h *hostFamilies) follow(ctx context.Context, own profile.Profile, changed func(), log *slog.Logger) error {
 	for {
@@ -129,9 +129,18 @@ func (h *hostFamilies) followSubscribed(ctx context.Context, own profile.Profile
 	hearing.Go(func() { hear(news, heard, log) })
 	defer hearing.Wait()
 	defer news.Close()
+	var known networkState
 	for open := true; open; {
-		h.look(own, log)
-		changed()
+		// Before the look, so that what changes meanwhile is looked at again.
+		state, err := lookAtNetwork()
+		if err != nil {
+			log.Debug("every news is taken for a change", "err", err)
+		}
+		if err != nil || state != known {
+			h.look(own, log)
+			changed()
+		}
+		known = state
 		select {
 		case <-ctx.Done():
 			return nil

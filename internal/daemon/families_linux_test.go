@@ -100,6 +100,16 @@ func TestFollowHostFamilies(t *testing.T) {
 	if own, other := netip.MustParseAddr("192.0.2.10"), netip.MustParseAddr("192.0.2.1"); !h.has(own) || h.has(other) {
 		t.Errorf("it has %s: %v, %s: %v", own, h.has(own), other, h.has(other))
 	}
+	for life := 1000; life < 1003; life++ { // as routers' advertisements do
+		addr.ValidLft, addr.PreferedLft = life, life
+		must(netlink.AddrReplace(link, addr))
+		time.Sleep(2 * followPause)
+	}
+	time.Sleep(10 * followPause)
+	if n := changes.Load(); n > 1 { // a life that ends is another kind of address
+		t.Errorf("an address whose life is renewed changed the network %d times", n)
+	}
+	changes.Store(0)
 	must(netlink.LinkSetDown(link))
 	become("interface down", families{})
 	must(netlink.LinkSetUp(link))
