@@ -143,7 +143,8 @@ func (e *Explanation) read(whole, shown []byte) error {
 	return nil
 }
 
-func recordTexts(records []miekg.RR) (texts []string) {
+func recordTexts(records []miekg.RR) []string {
+	texts := []string{} // in JSON a list, be it empty
 	for _, rr := range records {
 		texts = append(texts, strings.ReplaceAll(rr.String(), "\t", " "))
 	}

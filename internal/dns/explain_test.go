@@ -113,3 +113,10 @@ func TestLookup(t *testing.T) {
 		}
 	}
 }
+
+// Programs that read JSON go through a list, be it empty.
+func TestExplainListsNoRecords(t *testing.T) {
+	if recordTexts(nil) == nil {
+		t.Error("no records are null")
+	}
+}

@@ -25,6 +25,11 @@ func checkFilters(t *testing.T, s *stage.Stage) {
 	want(t, s, "v4only.internet.test", lab.WebV4)
 	s.Portolan(t, "settings", "set", "dnsInhibition", "ipv4")
 	want(t, s, "v4only.internet.test") // which exists, without an address
+	for _, container := range containers() {
+		if got := s.Docker(t, "exec", container, "/usr/bin/dig", "v4only.internet.test", "A"); !strings.Contains(got, "status: NOERROR") || !strings.Contains(got, "ANSWER: 0") {
+			t.Errorf("%s: a name whose only address is hidden: %s", container, got)
+		}
+	}
 	s.Portolan(t, "settings", "unset", "dnsInhibition")
 	all(lab.WebV4, lab.WebV6)
 	for _, c := range []struct{ family, left string }{{"-6", lab.WebV4}, {"-4", lab.WebV6}} {
