@@ -3,11 +3,13 @@ package daemon
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/portolan-net/portolan/internal/agent"
 	"github.com/portolan-net/portolan/internal/portolan"
 	"github.com/portolan-net/portolan/internal/publish"
+	"github.com/portolan-net/portolan/internal/system"
 )
 
 // How often the host's ports are looked at: all of them, and whether those that
@@ -20,19 +22,57 @@ const (
 	// not pay for this, all looks together take a hundredth of the time at most.
 	lookShare   = 100
 	longestRest = 10 * time.Second
+
+	// namedLife is how long the ports that a starting container names are looked at:
+	// the engine publishes them within.
+	namedLife = 5 * time.Second
 )
 
 // busyPorts keeps the agent informed of the ports that the host uses of those
-// that the engine chooses from. There is no event to wait for.
+// that the engine chooses from: of the random ones, and of the ranges that starting
+// containers name. There is no event to wait for.
 type busyPorts struct {
 	*daemon
 	table *publish.Table
 	told  []portolan.Port // what the agent knows; nil for nothing
 	agent chan struct{}   // a new one has come
+	named chan namedPorts // by a container that is about to start
+	valid []namedPorts    // of them, the latest
+}
+
+// namedPorts are what one container names.
+type namedPorts struct {
+	ports []system.PortRange
+	until time.Time
+	told  chan struct{} // closed when the agent knows of them
 }
 
 func newBusyPorts(d *daemon, table *publish.Table) *busyPorts {
-	return &busyPorts{daemon: d, table: table, agent: make(chan struct{}, 1)}
+	b := &busyPorts{daemon: d, table: table, agent: make(chan struct{}, 1), named: make(chan namedPorts)}
+	d.busy.Store(b)
+	return b
+}
+
+// prepare returns when the agent knows what the host uses of the ports that a
+// starting container names. From a range the engine then chooses one that the host
+// does not use. A port that is named alone has no placeholder meanwhile, so that it
+// is our docker-proxy that fails, and says who holds it.
+func (b *busyPorts) prepare(ctx context.Context, ports []system.PortRange) {
+	random := b.engineConfig().RandomPorts
+	ports = slices.DeleteFunc(ports, func(r system.PortRange) bool { return r.Size() == 1 && !random.Contains(r.First) })
+	if len(ports) == 0 {
+		return
+	}
+	n := namedPorts{ports: ports, until: time.Now().Add(namedLife), told: make(chan struct{})}
+	select {
+	case b.named <- n:
+	case <-ctx.Done():
+		return
+	}
+	select {
+	case <-n.told:
+	case <-ctx.Done():
+	}
 }
 
 // tellAgain says that an agent has come, which knows nothing.
@@ -55,6 +95,10 @@ func (b *busyPorts) run(ctx context.Context) {
 		case <-b.agent:
 			b.told = nil
 			b.tell(ctx, b.look())
+		case n := <-b.named:
+			b.valid = append(b.valid, n)
+			b.tell(ctx, b.look())
+			close(n.told)
 		case now := <-look.C:
 			if !now.Before(next) {
 				b.tell(ctx, b.look())
@@ -73,12 +117,35 @@ func rest(took time.Duration) time.Duration {
 }
 
 // look finds the busy ports; none when they can't be found.
-func (b *busyPorts) look() []portolan.Port {
-	busy, err := b.table.Busy(b.engineConfig().RandomPorts)
-	if err != nil {
-		b.Log.Warn("ports of the host are not known", "error", err)
+func (b *busyPorts) look() (all []portolan.Port) {
+	ranges, alone := b.ranges(time.Now())
+	for _, r := range ranges {
+		busy, err := b.table.Busy(r)
+		if err != nil {
+			b.Log.Warn("ports of the host are not known", "error", err)
+		}
+		all = append(all, busy...)
 	}
-	return busy
+	all = slices.DeleteFunc(all, func(p portolan.Port) bool { return alone[p.Host.Port()] })
+	slices.SortFunc(all, func(a, b portolan.Port) int { return strings.Compare(a.String(), b.String()) })
+	return slices.Compact(all)
+}
+
+// ranges are those that the engine chooses from now, and the ports of them that a
+// starting container names alone.
+func (b *busyPorts) ranges(now time.Time) (ranges []system.PortRange, alone map[uint16]bool) {
+	b.valid = slices.DeleteFunc(b.valid, func(n namedPorts) bool { return now.After(n.until) })
+	ranges, alone = []system.PortRange{b.engineConfig().RandomPorts}, map[uint16]bool{}
+	for _, n := range b.valid {
+		for _, r := range n.ports {
+			if r.Size() == 1 {
+				alone[r.First] = true
+			} else {
+				ranges = append(ranges, r)
+			}
+		}
+	}
+	return ranges, alone
 }
 
 // tell informs the agent of what has changed. One that does not answer is told

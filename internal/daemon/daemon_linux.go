@@ -55,6 +55,7 @@ type daemon struct {
 	deputy       *deputy.Deputy
 	forwarding   atomic.Pointer[forwarding]   // nil until the services start
 	hostNet      atomic.Pointer[hostNetwork]  // the same
+	busy         atomic.Pointer[busyPorts]    // the same
 	certificates atomic.Pointer[certificates] // nil until the services start
 	containers   atomic.Pointer[containers]   // the same
 	adopted      bool                         // the machine was there before this daemon

@@ -2,9 +2,7 @@ package daemon
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -133,22 +131,11 @@ func (h *hostNetwork) serve(ctx context.Context) bool {
 	return used
 }
 
-// beforeStart is enginesocket.Config.BeforeStart: a container on the host network
-// finds the host's services from its first instruction on. Where it fails they are
-// there a moment later.
-func (d *daemon) beforeStart(ctx context.Context, container string) {
-	h := d.hostNet.Load()
-	if v := d.values.Load(); h == nil || !v.HostNetwork || !v.HostLoopback {
+// prepare returns when the agent knows the host's services, for a container that
+// is about to start.
+func (h *hostNetwork) prepare(ctx context.Context) {
+	if v := h.values.Load(); !v.HostNetwork || !v.HostLoopback {
 		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
-	defer cancel()
-	var inspected struct{ HostConfig struct{ NetworkMode string } }
-	err := askEngine(ctx, d.Profile.EngineSocket(), "/containers/"+container+"/json", func(body io.Reader) error {
-		return json.NewDecoder(body).Decode(&inspected)
-	})
-	if err != nil || inspected.HostConfig.NetworkMode != "host" {
-		return // the engine will say what is wrong
 	}
 	told := make(chan struct{})
 	h.change(func() { h.waiting = append(h.waiting, told) })

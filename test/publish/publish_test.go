@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -61,6 +62,7 @@ func TestPublishing(t *testing.T) {
 		{"what compose can not publish", checkComposeRefused},
 		{"usual clients", checkClients},
 		{"random ports", checkRandom},
+		{"ports that the host has", checkBusy},
 		{"datagrams of ten thousand clients", checkManyClients},
 		{"restarts with twenty ports", checkRestarts},
 		{"a large range", checkLargeRange},
@@ -429,6 +431,31 @@ func checkRandom(t *testing.T, s *stage.Stage) {
 	}
 	s.Docker(t, "rm", "-f", "random")
 	s.Portolan(t, "settings", "unset", "portolan.randomPorts", "--yes")
+}
+
+// checkBusy names ports of which the host has some: from a range another one is
+// chosen, and of one that is named alone the message says who holds it, also where
+// the engine chooses from.
+func checkBusy(t *testing.T, s *stage.Stage) {
+	listenInRow(t, s, 9300, 2)
+	listenInRow(t, s, 49500, 1)
+	udp, err := s.Lab.Host.ListenPacket("udp", "[::1]:9300")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = udp.Close() })
+	s.Docker(t, "run", "-d", "--name", "ranges", "-p", "9300-9309:80", "-p", "9300-9309:80/udp", testimage.Name, "web")
+	want := append(both("tcp", 9302, 80), both("udp", 9301, 80)...)
+	if got := bound(t, s); !slices.Equal(got, want) {
+		t.Errorf("beside 9300 and 9301 of the host published are %q, want %q", got, want)
+	}
+	s.Docker(t, "rm", "-f", "ranges")
+	atAgent(t, s, 49500, true)
+	holder := fmt.Sprintf("listen on 0.0.0.0:49500/tcp: address already in use: held by publish.test (pid %d)", os.Getpid())
+	out, code := s.TryDocker(t, "run", "--rm", "-p", "49500:80", testimage.Name, "true")
+	if code == 0 || !strings.Contains(out, holder) {
+		t.Errorf("docker run with a port that the host has: exit code %d: %s; want %q", code, out, holder)
+	}
 }
 
 // listenInRow takes TCP ports of the host, on its loopback only: a wildcard's
