@@ -27,7 +27,7 @@ func NewSessions() *Limit {
 }
 
 // sessionBounds counts one descriptor for each, and leaves a quarter to others. One
-// client gets half.
+// client, behind which there may be a network, gets five eighths.
 func sessionBounds(descriptors uint64) Bounds {
-	return Bounds{All: max(1, int(descriptors/4*3)), Source: max(1, int(descriptors/2))}
+	return Bounds{All: max(1, int(descriptors/4*3)), Source: max(1, int(descriptors/8*5))}
 }

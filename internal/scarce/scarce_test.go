@@ -105,8 +105,8 @@ func TestSeldom(t *testing.T) {
 
 func TestBoundsOfDescriptors(t *testing.T) {
 	for count, want := range map[uint64][2]Bounds{
-		20_000: {{All: 9744, Network: 6496, Source: 4872}, {All: 15_000, Source: 10_000}},
-		500:    {{All: 125, Network: 82, Source: 62}, {All: 375, Source: 250}},
+		20_000: {{All: 9744, Network: 6496, Source: 4872}, {All: 15_000, Source: 12_500}},
+		500:    {{All: 125, Network: 82, Source: 62}, {All: 375, Source: 310}},
 		0:      {{All: 1, Network: 1, Source: 1}, {All: 1, Source: 1}},
 	} {
 		if got := [2]Bounds{connectionBounds(count), sessionBounds(count)}; got != want {
