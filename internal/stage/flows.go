@@ -22,10 +22,11 @@ const flowsEach = 500
 // Sign is what goes over a flow to see that it stands.
 const Sign = "still there?"
 
-// Flows are open connections in both directions: the container "held" dials a
+// Flows are open connections in both directions: a container dials a
 // server on the internet, and the LAN's neighbour dials the published ports.
 type Flows struct {
 	s        *Stage
+	held     string // the container that dials
 	outbound []net.Conn
 	inbound  []net.Conn
 	since    time.Time
@@ -106,16 +107,16 @@ func Exchange(conn net.Conn, text string, last bool, limit time.Duration) error 
 // OpenFlows opens all flows and sends something over each.
 func OpenFlows(t testing.TB, s *Stage) *Flows {
 	t.Helper()
-	f := &Flows{s: s}
+	// A name of its own: dockerd may keep the endpoint of one that ended on a full disk.
+	f := &Flows{s: s, held: fmt.Sprintf("held-%d", time.Now().UnixNano())}
 	server, err := s.Lab.Internet.Listen("tcp", hostPort(lab.EmptyV4, 9000))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer server.Close()
-	s.TryDocker(t, "rm", "-f", "held") // of flows that ended while nobody could be asked
-	s.Docker(t, "run", "-d", "--name", "held", testimage.Name, "hold", hostPort(lab.EmptyV4, 9000), "-count", strconv.Itoa(flowsEach))
+	s.Docker(t, "run", "-d", "--name", f.held, testimage.Name, "hold", hostPort(lab.EmptyV4, 9000), "-count", strconv.Itoa(flowsEach))
 	t.Cleanup(func() {
-		s.TryDocker(t, "rm", "-f", "held")
+		s.TryDocker(t, "rm", "-f", f.held)
 		for _, conn := range append(f.inbound, f.outbound...) {
 			_ = conn.Close()
 		}
@@ -205,22 +206,22 @@ func (f *Flows) AllEndOutside(t testing.TB, killed time.Time, limit time.Duratio
 func (f *Flows) AllEnd(t testing.TB, killed time.Time, limit time.Duration) {
 	t.Helper()
 	Eventually(t, limit+10*time.Second, "the container that dialled has ended", func() bool {
-		out, code := f.s.TryDocker(t, "inspect", "-f", "{{.State.Running}}", "held")
+		out, code := f.s.TryDocker(t, "inspect", "-f", "{{.State.Running}}", f.held)
 		return code == 0 && strings.TrimSpace(out) == "false"
 	})
-	out := f.s.Docker(t, "logs", "held")
+	out := f.s.Docker(t, "logs", f.held)
 	result, err := testimage.Parse([]byte(out))
 	if err != nil || result.Ends[testimage.Reset]+result.Ends[testimage.Closed] != flowsEach {
 		t.Errorf("outbound flows in the container ended as %v (%v), want %d by RST or FIN", result.Ends, err, flowsEach)
 	}
-	at := f.s.Docker(t, "inspect", "-f", "{{.State.FinishedAt}}", "held")
+	at := f.s.Docker(t, "inspect", "-f", "{{.State.FinishedAt}}", f.held)
 	finished, err := time.Parse(time.RFC3339Nano, at)
 	if err != nil || finished.Sub(killed) > limit {
 		t.Errorf("the last flow in the container ended %v after the kill (%v), want %v at most", finished.Sub(killed), err, limit)
 	}
 	t.Logf("outbound flows ended in the container within %v: %v", finished.Sub(killed).Round(time.Millisecond), result.Ends)
 	f.publishedEnd(t, killed, limit)
-	f.s.Docker(t, "rm", "held")
+	f.s.Docker(t, "rm", f.held)
 }
 
 // publishedEnd reads what the containers behind the ports say: a line for each

@@ -77,16 +77,6 @@ func TestShortage(t *testing.T) {
 		s.TryDocker(t, "rm", "-f", "toomuch")
 		well(t)
 	})
-	f := stage.OpenFlows(t, s)
-	t.Run("read-only", func(t *testing.T) {
-		s.Lab.Host.Run(t, "sh", "-ec", "mount --bind "+s.StateDir+" "+s.StateDir+"; mount -o remount,bind,ro "+s.StateDir)
-		said(t, "is read-only", "make it writable")
-		stage.PortsAnswer(t, s, deadline)
-		f.AllGo(t)
-		s.Lab.Host.Run(t, "umount", s.StateDir)
-		well(t)
-		f.AllGo(t)
-	})
 	t.Run("no descriptors", func(t *testing.T) {
 		daemon := strconv.Itoa(s.Status(t).Daemon.PID)
 		files, err := os.ReadDir("/proc/" + daemon + "/fd")
@@ -114,17 +104,34 @@ func TestShortage(t *testing.T) {
 			conns = append(conns, conn)
 		}
 		said(t, "descriptors are in use", "prlimit --pid "+daemon)
-		f.AllGo(t)
+		if err := stage.Exchange(conns[0], stage.Sign, false, deadline); err != nil {
+			t.Errorf("a flow that stands: %v", err)
+		}
 		for _, conn := range conns {
 			_ = conn.Close()
 		}
-		stage.PortsAnswer(t, s, wellAgain) // still with few, but nobody takes them
+		well(t) // still with few, but nobody takes them
+		limit(was)
+		f := stage.OpenFlows(t, s)
+		limit(strconv.Itoa(len(files) + more)) // less than these have
+		said(t, "descriptors are in use", "prlimit --pid "+daemon)
+		f.AllGo(t)
 		limit(was)
 		well(t)
 		f.AllGo(t)
 		if now := strconv.Itoa(s.Status(t).Daemon.PID); now != daemon {
 			t.Errorf("daemon %s runs, want still %s", now, daemon)
 		}
+	})
+	f := stage.OpenFlows(t, s)
+	t.Run("read-only", func(t *testing.T) {
+		s.Lab.Host.Run(t, "sh", "-ec", "mount --bind "+s.StateDir+" "+s.StateDir+"; mount -o remount,bind,ro "+s.StateDir)
+		said(t, "is read-only", "make it writable")
+		stage.PortsAnswer(t, s, deadline)
+		f.AllGo(t)
+		s.Lab.Host.Run(t, "umount", s.StateDir)
+		well(t)
+		f.AllGo(t)
 	})
 	s.Portolan(t, "down")
 	s.Portolan(t, "up")
