@@ -19,6 +19,7 @@ import (
 	"github.com/portolan-net/portolan/internal/cli/launch"
 	"github.com/portolan-net/portolan/internal/client"
 	"github.com/portolan-net/portolan/internal/engine"
+	"github.com/portolan-net/portolan/internal/portolan"
 	"github.com/portolan-net/portolan/internal/settings"
 )
 
@@ -369,9 +370,13 @@ func (g *global) canBeDone(ctx context.Context, store *settings.Store, change se
 
 // mayRestart asks when something has to restart.
 func (g *global) mayRestart(ctx context.Context, when restartFlags, change settings.Edit) (bool, error) {
+	status, err := g.status(ctx)
 	var keys []string
 	what, ending := "the engine", "go on unless live-restore is off"
 	for _, c := range change.Changes {
+		if c.Before == c.After && isOn(status.Link, c.After) {
+			continue
+		}
 		if c.Key.Applies.Restarts() {
 			keys = append(keys, c.Key.Name)
 		}
@@ -379,12 +384,16 @@ func (g *global) mayRestart(ctx context.Context, when restartFlags, change setti
 			what, ending = "the network and the engine", ending+", but lose their open connections"
 		}
 	}
-	status, err := g.status(ctx)
 	if len(keys) == 0 || err != nil || when.yes || when.later {
 		return when.yes && len(keys) > 0, nil // without a daemon there is nothing to restart
 	}
 	return g.ask(fmt.Sprintf("%s: %s of %s must be restarted; %d containers run, and %s. Do that now?",
 		strings.Join(keys, ", "), what, g.profile.ContextName(), status.Engine.Containers, ending))
+}
+
+// isOn reports whether a subnet is one of the link's already.
+func isOn(link portolan.Link, subnet settings.Value) bool {
+	return subnet.Text() == link.V4.String() || subnet.Text() == link.V6.String()
 }
 
 // ask puts a question to a person.
@@ -416,6 +425,10 @@ func (g *global) printChanges(change settings.Edit, applied api.Applied) error {
 		g.warnf("%s", warning)
 	}
 	for _, c := range change.Changes {
+		if c.Before == c.After {
+			g.printf("%s: %s, from: %s\n", c.Key.Name, shownText(c.After), c.From)
+			continue
+		}
 		g.printf("%s: %s -> %s\n", c.Key.Name, shownText(c.Before), shownText(c.After))
 	}
 	if len(change.Changes) == 0 {

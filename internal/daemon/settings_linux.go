@@ -51,6 +51,7 @@ func (d *daemon) takeSettings() {
 	if before != nil && before.Certificates != d.values.Load().Certificates {
 		d.tellBuilds()
 	}
+	d.freeSubnets(before)
 }
 
 // settingsChanged takes them and tells the log.

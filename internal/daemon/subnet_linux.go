@@ -23,6 +23,19 @@ func (d *daemon) networkChanged(names *system.NameWatcher) func() {
 	}
 }
 
+// freeSubnets has the machine look for clashes anew when somebody's choice of a
+// subnet has gone.
+func (d *daemon) freeSubnets(before *settings.Values) {
+	now := d.values.Load()
+	if before == nil || before.FixedV4 == now.FixedV4 && before.FixedV6 == now.FixedV6 {
+		return
+	}
+	select {
+	case d.routesChanged <- struct{}{}:
+	default: // there is one to come
+	}
+}
+
 // moveAsWanted moves the machine where the settings want it, and reports whether
 // it did. What keeps the machine where it is stays pending.
 func (d *daemon) moveAsWanted(ctx context.Context) (bool, error) {

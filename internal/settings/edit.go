@@ -8,11 +8,13 @@ import (
 	"strings"
 )
 
-// Change is what an edit does to one key's value in force.
+// Change is what an edit does to one key's value in force. A subnet's can be the
+// same as before, and chosen now, or no longer.
 type Change struct {
-	Key    Key   `json:"key"`
-	Before Value `json:"before"`
-	After  Value `json:"after"`
+	Key    Key    `json:"key"`
+	Before Value  `json:"before"`
+	After  Value  `json:"after"`
+	From   Origin `json:"from"` // where After comes from
 }
 
 // Edit is a new text for the user's file that has been checked, and what it
@@ -174,8 +176,9 @@ func (s *Store) Check(text []byte) (Edit, error) {
 	edit := Edit{Text: text}
 	after := resolve(user, s.admin)
 	for i, setting := range s.present.Settings {
-		if next := after.Settings[i]; next.Value != setting.Value {
-			edit.Changes = append(edit.Changes, Change{Key: setting.Key, Before: setting.Value, After: next.Value})
+		next := after.Settings[i]
+		if next.Value != setting.Value || next.Applies == Network && next.chosen() != setting.chosen() {
+			edit.Changes = append(edit.Changes, Change{Key: setting.Key, Before: setting.Value, After: next.Value, From: next.Winner().Origin})
 		}
 	}
 	for _, warning := range after.Warnings {

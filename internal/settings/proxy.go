@@ -78,7 +78,7 @@ func (s *Snapshot) Shown() *Snapshot {
 func (e Edit) Shown() Edit {
 	shown := Edit{Warnings: e.Warnings}
 	for _, c := range e.Changes {
-		shown.Changes = append(shown.Changes, Change{Key: c.Key, Before: c.Key.Shown(c.Before), After: c.Key.Shown(c.After)})
+		shown.Changes = append(shown.Changes, Change{Key: c.Key, Before: c.Key.Shown(c.Before), After: c.Key.Shown(c.After), From: c.From})
 	}
 	return shown
 }

@@ -49,7 +49,7 @@ func TestPasswordsAreNotShown(t *testing.T) {
 	}
 	edit := Edit{Text: []byte("geheim"), Changes: []Change{{Key: s.Settings[0].Key}}}
 	for _, setting := range s.Settings {
-		edit.Changes = append(edit.Changes, Change{setting.Key, setting.Value, setting.Value})
+		edit.Changes = append(edit.Changes, Change{Key: setting.Key, Before: setting.Value, After: setting.Value})
 	}
 	all := string(text) + fmt.Sprintf("%+v", edit.Shown())
 	if strings.Contains(all, "geheim") || !strings.Contains(all, "http://v:***@b:2") {

@@ -48,6 +48,9 @@ type Setting struct {
 // Winner is the source that counts.
 func (s Setting) Winner() Source { return s.Sources[len(s.Sources)-1] }
 
+// chosen reports whether somebody chose the value, be it the default.
+func (s Setting) chosen() bool { return s.Winner().Origin != FromSchema }
+
 // Snapshot is the state of all settings at one moment. Nobody changes it.
 type Snapshot struct {
 	Settings []Setting
@@ -168,7 +171,7 @@ func (s *Snapshot) values() Values {
 	prefix := func(name string) (netip.Prefix, bool) {
 		setting := get(name)
 		parsed, _ := netip.ParsePrefix(setting.Value.Text())
-		return parsed, setting.Winner().Origin != FromSchema
+		return parsed, setting.chosen()
 	}
 	v := Values{
 		Mode:           portolan.Mode(get(KeyMode).Value.Text()),

@@ -123,8 +123,7 @@ func checkClash(t *testing.T, s *stage.Stage) {
 	if got := s.Status(t).Problems; len(got) != 0 {
 		t.Errorf("problems: %q", got)
 	}
-	s.Portolan(t, "settings", "set", "linuxVM.vpnkitCIDR", "192.168.65.0/24") // the default, but chosen
-	s.Portolan(t, "settings", "apply", "--yes")
+	s.Portolan(t, "settings", "set", "--yes", "linuxVM.vpnkitCIDR", "192.168.65.0/24") // the default, but chosen
 	told := func(p string) bool {
 		return strings.Contains(p, "a route to 192.168.65.0/24") && strings.Contains(p, "portolan settings set linuxVM.vpnkitCIDR")
 	}
@@ -134,8 +133,11 @@ func checkClash(t *testing.T, s *stage.Stage) {
 	if out, _ := s.TryPortolan(t, "doctor", "--target", hostPort(lab.WebV4, 80)); !strings.Contains(out, "a route to 192.168.65.0/24, which overlaps") {
 		t.Errorf("doctor: %s", out)
 	}
+	s.Portolan(t, "settings", "unset", "linuxVM.vpnkitCIDR") // nothing to ask: it is there
+	stage.Eventually(t, settled, "the machine has moved again", func() bool { return moved(t, s, "192.168.66.0/24") })
 	s.Lab.Host.Run(t, "ip", "route", "del", "192.168.65.0/24", "via", lab.GatewayV4)
-	s.Portolan(t, "settings", "unset", "--yes", "linuxVM.vpnkitCIDR")
+	s.Portolan(t, "settings", "set", "--yes", "linuxVM.vpnkitCIDR", "192.168.65.0/24")
+	s.Portolan(t, "settings", "unset", "linuxVM.vpnkitCIDR")
 	eventually(t, "nothing overlaps any more", func() bool { return len(s.Status(t).Problems) == 0 })
 }
 
