@@ -1,6 +1,7 @@
 package stage
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -108,7 +109,7 @@ func Exchange(conn net.Conn, text string, last bool, limit time.Duration) error 
 func OpenFlows(t testing.TB, s *Stage) *Flows {
 	t.Helper()
 	// A name of its own: dockerd may keep the endpoint of one that ended on a full disk.
-	f := &Flows{s: s, held: fmt.Sprintf("held-%d", time.Now().UnixNano())}
+	f := &Flows{s: s, held: "held-" + rand.Text()}
 	server, err := s.Lab.Internet.Listen("tcp", hostPort(lab.EmptyV4, 9000))
 	if err != nil {
 		t.Fatal(err)
