@@ -54,13 +54,13 @@ func newBusyPorts(d *daemon, table *publish.Table) *busyPorts {
 }
 
 // prepare returns when the agent knows what the host uses of the ports that a
-// starting container names. From a range the engine then chooses one that the host
-// does not use. A port that is named alone has no placeholder meanwhile, so that it
+// starting container names, and of the random ones if it leaves some to the engine.
+// From a range the engine then chooses one that the host does not use. A port that is named alone has no placeholder meanwhile, so that it
 // is our docker-proxy that fails, and says who holds it.
-func (b *busyPorts) prepare(ctx context.Context, ports []system.PortRange) {
-	random := b.engineConfig().RandomPorts
-	ports = slices.DeleteFunc(ports, func(r system.PortRange) bool { return r.Size() == 1 && !random.Contains(r.First) })
-	if len(ports) == 0 {
+func (b *busyPorts) prepare(ctx context.Context, ports []system.PortRange, random bool) {
+	chosen := b.engineConfig().RandomPorts
+	ports = slices.DeleteFunc(ports, func(r system.PortRange) bool { return r.Size() == 1 && !chosen.Contains(r.First) })
+	if len(ports) == 0 && !random {
 		return
 	}
 	n := namedPorts{ports: ports, until: time.Now().Add(namedLife), told: make(chan struct{})}

@@ -13,8 +13,9 @@ import (
 // starting is what the engine says of a container that is about to start.
 type starting struct {
 	HostConfig struct {
-		NetworkMode  string
-		PortBindings map[string][]struct{ HostPort string }
+		NetworkMode     string
+		PublishAllPorts bool
+		PortBindings    map[string][]struct{ HostPort string }
 	}
 }
 
@@ -36,20 +37,25 @@ func (d *daemon) beforeStart(ctx context.Context, container string) {
 		h.prepare(ctx)
 	}
 	if b := d.busy.Load(); b != nil && c.HostConfig.NetworkMode != "host" {
-		b.prepare(ctx, c.hostPorts())
+		named, random := c.hostPorts()
+		b.prepare(ctx, named, random)
 	}
 }
 
-// hostPorts are the ports of the host that the container names.
-func (c starting) hostPorts() (named []system.PortRange) {
+// hostPorts are the ports of the host that the container names, and whether it
+// leaves some to the engine.
+func (c starting) hostPorts() (named []system.PortRange, random bool) {
+	random = c.HostConfig.PublishAllPorts
 	for _, bindings := range c.HostConfig.PortBindings {
 		for _, b := range bindings {
 			if r, ok := parseHostPort(b.HostPort); ok {
 				named = append(named, r)
+			} else {
+				random = true
 			}
 		}
 	}
-	return named
+	return named, random
 }
 
 // parseHostPort reads what the engine's API calls HostPort: "80", "8000-8010", or

@@ -495,8 +495,8 @@ func checkRandomBesideBusy(t *testing.T, s *stage.Stage, busy []net.Listener) {
 	}
 	random(49050)
 	more := listenInRow(t, s, 49051, 9)
+	random(49060) // at once: the host is looked at before a container starts
 	atAgent(t, s, 49059, true)
-	random(49060)
 	// What the host gives up can be published by its number, soon.
 	closeAll(busy)
 	closeAll(more)
@@ -509,7 +509,7 @@ func checkRandomBesideBusy(t *testing.T, s *stage.Stage, busy []net.Listener) {
 func atAgent(t *testing.T, s *stage.Stage, port int, want bool) {
 	t.Helper()
 	socket := fmt.Sprintf("0100007F:%04X 00000000:0000 0A", port)
-	stage.Eventually(t, 5*time.Second, fmt.Sprintf("placeholder for %d is %v", port, want), func() bool {
+	stage.Eventually(t, limit, fmt.Sprintf("placeholder for %d is %v", port, want), func() bool {
 		out, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/tcp", s.Status(t).Machine.PID))
 		return err == nil && strings.Contains(string(out), socket) == want
 	})
