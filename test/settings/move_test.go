@@ -146,7 +146,8 @@ func moved(t *testing.T, s *stage.Stage, v4 string) bool {
 	t.Helper()
 	status := s.Status(t)
 	moving := func(pending string) bool { return strings.Contains(pending, "is moving") }
-	return status.Link.V4.String() == v4 && !slices.ContainsFunc(status.Pending, moving)
+	// What is pending is listed while the engine answers.
+	return status.Link.V4.String() == v4 && status.Engine.Ready && !slices.ContainsFunc(status.Pending, moving)
 }
 
 // checkDeath: what a daemon leaves half moved, the next one finishes.
