@@ -91,6 +91,13 @@ type Machine interface {
 	RefuseEcho(flow portolan.Flow, seq uint16, payload []byte, reason error) error
 }
 
+// Detacher is a connection of DialUDP that can leave the poller of package net.
+type Detacher interface {
+	// Detach closes the connection and returns its socket's descriptor, which the
+	// caller closes, and then calls release. After an error the connection is as it was.
+	Detach() (fd int, release func(), err error)
+}
+
 // Dialer is a Machine that dials without a goroutine that waits.
 type Dialer interface {
 	// StartDial is DialTCP that does not wait: done is called once with what DialTCP

@@ -119,7 +119,7 @@ func (r *redirect) stand(ctx context.Context, s service) (*stand, error) {
 		server := &forward.UDP{Conn: conn, Log: r.log, Dial: func(ctx context.Context, _ netip.AddrPort) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "udp", host.String())
 		}}
-		return r.serve(ctx, &stand{port: localPort(conn.LocalAddr()), socket: conn, end: end}, server.Serve), nil
+		return r.serve(ctx, &stand{port: localPort(conn.LocalAddr()), socket: server, end: end}, server.Serve), nil
 	}
 	var config net.ListenConfig
 	config.SetMultipathTCP(false)

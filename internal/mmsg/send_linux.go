@@ -22,7 +22,8 @@ type outgoing struct {
 
 var spare = sync.Pool{New: func() any { return new(outgoing) }}
 
-// Send sends payloads, in order, to one address with the same control messages
+// Send sends payloads, in order, to one address (the zero value: where the socket is
+// connected to) with the same control messages
 // (nil for none), without waiting. It returns how many were sent; the error, an
 // Errno, is about the payload after those, and nil when all were sent.
 func Send(fd uintptr, to netip.AddrPort, control []byte, payloads [][]byte) (int, error) {
@@ -49,6 +50,9 @@ func Send(fd uintptr, to netip.AddrPort, control []byte, payloads [][]byte) (int
 
 // address writes the sockaddr and returns its length.
 func (o *outgoing) address(to netip.AddrPort) uint32 {
+	if !to.IsValid() {
+		return 0
+	}
 	binary.BigEndian.PutUint16(o.name[2:], to.Port())
 	if to.Addr().Is4() {
 		binary.NativeEndian.PutUint16(o.name[:], unix.AF_INET)

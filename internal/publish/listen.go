@@ -110,11 +110,11 @@ func (t *Table) socket(ctx context.Context, e *entry) (func(context.Context) err
 	if err != nil {
 		return nil, err
 	}
-	e.listener = c
 	e.udp = &forward.UDP{
 		Conn: c, Log: t.cfg.Log, Dial: t.dialUDP(e),
 		Idle: t.cfg.UDPIdle, MaxSessions: t.cfg.UDPSessions, Places: t.cfg.Sessions,
 	}
+	e.listener = e.udp
 	return e.udp.Serve, nil
 }
 

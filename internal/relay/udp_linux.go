@@ -126,8 +126,8 @@ func (s *udpSocket) release() {
 
 // Ready implements poll.Watcher.
 func (s *udpSocket) Ready(int32, uint32) {
-	b := batches.get()
-	defer batches.put(b)
+	b := mmsg.Borrow()
+	defer mmsg.Return(b)
 	s.table.readReady(s.of, uintptr(s.fd), b)
 }
 
@@ -210,8 +210,7 @@ func (u *UDP) readReady(a *association, fd uintptr, b *mmsg.Batch) {
 // pass gives the n datagrams of b to Reply, those of one peer that follow each
 // other together.
 func (u *UDP) pass(a *association, b *mmsg.Batch, n int) {
-	var room [maxBatch][]byte
-	payloads, peer := room[:0], netip.AddrPort{}
+	payloads, peer := make([][]byte, 0, mmsg.MaxBorrowed), netip.AddrPort{}
 	flush := func() {
 		if len(payloads) > 0 && u.arrived(a, peer.Addr()) {
 			u.cfg.Reply(a.key.source, peer, payloads...)

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -74,7 +75,7 @@ func dialError(from, to netip.AddrPort, err error) error {
 }
 
 // DialUDP implements datapath.Machine. An invalid src means the host's address.
-// The connection is a *net.UDPConn.
+// The connection is a datapath.Detacher.
 func (d *Datapath) DialUDP(_ context.Context, src, dst netip.AddrPort) (net.Conn, error) {
 	from, to := d.ends(src, dst)
 	if d.dialled.busy(from, to) {
@@ -87,8 +88,25 @@ func (d *Datapath) DialUDP(_ context.Context, src, dst netip.AddrPort) (net.Conn
 	if err != nil {
 		return nil, fmt.Errorf("dial udp %s from %s: %w", to, from, err)
 	}
-	d.dialled.add(udp)
-	return udp, nil
+	conn := &dialledConn{UDPConn: udp}
+	d.dialled.add(conn)
+	return conn, nil
+}
+
+// dialledConn is a connection that can leave Go's poller.
+type dialledConn struct {
+	*net.UDPConn
+	away atomic.Bool // detached, and not yet released
+}
+
+// Detach implements datapath.Detacher.
+func (c *dialledConn) Detach() (fd int, release func(), err error) {
+	if fd, err = socket.Duplicate(c.UDPConn); err != nil {
+		return -1, nil, err
+	}
+	c.away.Store(true)
+	_ = c.Close() // the socket stays
+	return fd, func() { c.away.Store(false) }, nil
 }
 
 // ends unmaps both addresses and fills in the host's as source.
@@ -144,7 +162,7 @@ type fourTuple struct{ src, dst netip.AddrPort }
 // same four-tuple twice, and one of the two would starve.
 type dialledUDP struct {
 	mu    sync.Mutex // guards the rest
-	conns map[fourTuple]*net.UDPConn
+	conns map[fourTuple]*dialledConn
 	sweep int // look for closed ones at this many
 }
 
@@ -155,12 +173,12 @@ func (u *dialledUDP) busy(src, dst netip.AddrPort) bool {
 	return ok && isOpen(conn)
 }
 
-func (u *dialledUDP) add(conn *net.UDPConn) {
+func (u *dialledUDP) add(conn *dialledConn) {
 	src, dst := conn.LocalAddr().(*net.UDPAddr).AddrPort(), conn.RemoteAddr().(*net.UDPAddr).AddrPort()
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.conns == nil {
-		u.conns = map[fourTuple]*net.UDPConn{}
+		u.conns = map[fourTuple]*dialledConn{}
 	}
 	if len(u.conns) >= u.sweep {
 		for key, conn := range u.conns {
@@ -177,8 +195,11 @@ func unmap(ap netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
 
-// isOpen reports whether the owner has not closed conn.
-func isOpen(conn *net.UDPConn) bool {
+// isOpen reports whether the owner has neither closed conn nor released it.
+func isOpen(conn *dialledConn) bool {
+	if conn.away.Load() {
+		return true
+	}
 	raw, err := conn.SyscallConn()
 	return err == nil && raw.Control(func(uintptr) {}) == nil
 }

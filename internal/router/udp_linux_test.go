@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/portolan-net/portolan/internal/datapath"
 	"github.com/portolan-net/portolan/internal/portolan"
 )
 
@@ -144,8 +145,23 @@ func TestDialUDP(t *testing.T) {
 		if from := <-other; from != src {
 			t.Errorf("towards another port the container sees %s, want %s", from, src)
 		}
+		// Detached it is still taken.
+		fd, release, err := conn.(datapath.Detacher).Detach()
+		if err != nil {
+			t.Fatal(err)
+		}
+		fourth, err := d.DialUDP(t.Context(), src, dst)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer fourth.Close()
+		checkDatagram(t, fourth, 10)
+		if from := <-seen; from.Port() == src.Port() {
+			t.Errorf("beside a detached socket another one has %s, too", from)
+		}
 		// Once closed, the port is free again, beside a reply socket on it.
-		_ = conn.Close()
+		_ = unix.Close(fd)
+		release()
 		if err := d.ReplyUDP(portolan.Flow{Src: dst, Dst: netip.AddrPortFrom(server, 7946)}, []byte("x")); err != nil {
 			t.Error(err)
 		}

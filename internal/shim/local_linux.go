@@ -112,7 +112,6 @@ func (l *local) udp(file *os.File, b portolan.Binding, cfg Config) (func(context
 		_ = generic.Close()
 		return nil, fmt.Errorf("socket %s is not UDP", generic.LocalAddr())
 	}
-	l.socket = conn
 	server := &forward.UDP{
 		Conn: conn, Log: cfg.Log,
 		Dial: func(ctx context.Context, _ netip.AddrPort) (net.Conn, error) {
@@ -120,5 +119,6 @@ func (l *local) udp(file *os.File, b portolan.Binding, cfg Config) (func(context
 			return d.DialContext(ctx, "udp", b.Container.String())
 		},
 	}
+	l.socket = server
 	return server.Serve, nil
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -25,8 +24,8 @@ type session struct {
 	cancel context.CancelFunc // ends its dial
 
 	mu     sync.Mutex // guards the three below
-	conn   net.Conn   // nil while dialing
-	queue  [][]byte   // waits for conn
+	socket *dialled   // nil while dialing
+	queue  [][]byte   // waits for socket
 	closed bool
 }
 
@@ -35,40 +34,34 @@ var epoch = time.Now()
 
 func (s *session) touch() { s.last.Store(int64(time.Since(epoch))) }
 
-// send writes one datagram to the destination or queues a copy of it. What can't
+func (s *session) silent() time.Duration { return time.Since(epoch) - time.Duration(s.last.Load()) }
+
+// send writes datagrams to the destination or queues copies of them. What can't
 // be written is dropped, as on any link.
-func (s *session) send(payload []byte) {
+func (s *session) send(payloads [][]byte) {
 	s.mu.Lock()
-	conn := s.conn
-	if conn == nil && !s.closed && len(s.queue) < queueLength {
-		s.queue = append(s.queue, slices.Clone(payload))
+	socket := s.socket
+	for _, payload := range payloads {
+		if socket == nil && !s.closed && len(s.queue) < queueLength {
+			s.queue = append(s.queue, slices.Clone(payload))
+		}
 	}
 	s.mu.Unlock()
-	if conn != nil {
-		write(conn, payload)
+	if socket != nil {
+		socket.write(payloads)
 	}
 }
 
-// write sends once more after a refusal: the kernel reports an ICMP error of an
-// earlier datagram in place of sending this one.
-func write(conn net.Conn, payload []byte) {
-	if _, err := conn.Write(payload); errors.Is(err, syscall.ECONNREFUSED) {
-		_, _ = conn.Write(payload)
-	}
-}
-
-// open takes the dialed socket and sends what was queued.
-func (s *session) open(conn net.Conn) {
+// open takes the dialled socket and sends what was queued.
+func (s *session) open(socket *dialled) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		_ = conn.Close()
+		socket.close()
 		return
 	}
-	for _, payload := range s.queue {
-		write(conn, payload)
-	}
-	s.conn, s.queue = conn, nil
+	socket.write(s.queue)
+	s.socket, s.queue = socket, nil
 }
 
 func (s *session) close() {
@@ -79,25 +72,21 @@ func (s *session) close() {
 	}
 	s.closed = true
 	s.cancel()
-	if s.conn != nil {
-		_ = s.conn.Close()
+	if s.socket != nil {
+		s.socket.close()
 	}
 }
 
-// run is the session's goroutine.
-func (u *UDP) run(ctx context.Context, s *session) {
-	defer u.drop(s)
+// begin dials and opens a session.
+func (u *UDP) begin(ctx context.Context, s *session) {
 	conn, err := u.dial(ctx, s)
+	if err == nil {
+		err = u.open(s, conn)
+	}
 	if err != nil {
 		u.Log.Debug("destination can't be dialed", "client", s.key.client, "listener", u.Conn.LocalAddr(), "error", err)
-		return
+		u.drop(s)
 	}
-	s.open(conn)
-	idle := u.Idle
-	if idle == 0 {
-		idle = DefaultIdle
-	}
-	u.readReplies(s, conn, idle)
 }
 
 // dial opens the session's socket; without descriptors left the oldest session
@@ -107,74 +96,22 @@ func (u *UDP) dial(ctx context.Context, s *session) (net.Conn, error) {
 	defer cancel()
 	conn, err := u.Dial(ctx, s.key.client)
 	if err != nil && exhausted(err) && u.dropOldest(s) {
+		u.settle()
 		return u.Dial(ctx, s.key.client)
 	}
 	return conn, err
 }
 
-// readReplies sends what the destination answers to the client, until the
-// session is closed or both sides have been silent for idle.
-func (u *UDP) readReplies(s *session, conn net.Conn, idle time.Duration) {
-	reply := func(payload []byte) {
-		s.touch()
-		u.reply(s, payload)
-	}
-	for {
-		due := epoch.Add(time.Duration(s.last.Load())).Add(idle)
-		if !time.Now().Before(due) {
-			return
-		}
-		if conn.SetReadDeadline(due) != nil {
-			return
-		}
-		var err error
-		for err == nil {
-			err = u.read(conn, reply)
-			if errors.Is(err, syscall.ECONNREFUSED) {
-				err = nil // nobody listens there now; later perhaps
-			}
-		}
-		if !errors.Is(err, os.ErrDeadlineExceeded) && !transient(err) {
-			return
-		}
-	}
+// passing reports whether err is an ICMP error about an earlier datagram: a refusal
+// (nobody listens there now; later perhaps), or another that passes too. The kernel
+// reports each once.
+func passing(err error) bool {
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EHOSTUNREACH) ||
+		errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, syscall.EMSGSIZE)
 }
 
-// transient reports whether err is an ICMP error other than a refusal, which
-// passes too. Reading on at once can't spin: the kernel reports each error once.
-func transient(err error) bool {
-	return errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, syscall.EMSGSIZE)
-}
-
-// reply sends one datagram to the client from the address that it spoke to, or
-// from the kernel's choice where that is no address to send from (broadcast, an
-// address that the host has lost).
-func (u *UDP) reply(s *session, payload []byte) {
-	u.sent.Add(int64(len(payload)))
-	_, _, err := u.Conn.WriteMsgUDPAddrPort(payload, s.oob, s.key.client)
-	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENETUNREACH) {
-		_, _, err = u.Conn.WriteMsgUDPAddrPort(payload, nil, s.key.client)
-	}
-	if err != nil && !errors.Is(err, net.ErrClosed) {
-		u.Log.Debug("send reply", "client", s.key.client, "listener", u.Conn.LocalAddr(), "error", err)
-	}
-}
-
-func (u *UDP) buffer() *[]byte {
-	if buf, ok := u.buffers.Get().(*[]byte); ok {
-		return buf
-	}
-	buf := make([]byte, maxDatagram)
-	return &buf
-}
-
-// readPlain reads into a buffer that is held while it waits.
-func (u *UDP) readPlain(conn net.Conn, use func([]byte)) error {
-	buf := u.buffer()
-	defer u.buffers.Put(buf)
-	n, err := conn.Read(*buf)
-	if err == nil {
-		use((*buf)[:n])
-	}
-	return err
+// unroutable reports that a reply can't leave from the address that the client
+// spoke to (broadcast, an address that the host has lost): the kernel chooses one.
+func unroutable(err error) bool {
+	return errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENETUNREACH)
 }

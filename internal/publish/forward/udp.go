@@ -3,7 +3,6 @@ package forward
 import (
 	"container/list"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -18,10 +17,11 @@ import (
 	"github.com/portolan-net/portolan/internal/scarce"
 )
 
-// Theory of operation, UDP. One goroutine reads the shared socket. Each pair of
-// client (address and port) and local address that it spoke to is a session with
-// a connected socket of its own to the destination, and a goroutine that dials
-// it, reads the replies and sends them from that local address.
+// Theory of operation, UDP. Each pair of client (address and port) and local address
+// that it spoke to is a session with a connected socket of its own to the
+// destination, whose answers leave from that local address. On Linux one loop reads
+// the shared socket and those of all its sessions, in batches, and writes them; only
+// a dial, which may wait, has a goroutine.
 //
 //	state    client sends                      destination sends   ends by
 //	dialing  queued, at most queueLength       -                   dial failed: forgotten
@@ -43,6 +43,7 @@ const (
 
 	maxDatagram = 65535
 	queueLength = 16 // datagrams that wait for a dial
+	expiries    = 16 // looks for silent sessions in the time that one may be silent
 	// receiveBuffer is asked for on the shared socket; the kernel gives less
 	// where net.core.rmem_max says so.
 	receiveBuffer = 4 << 20
@@ -50,7 +51,7 @@ const (
 
 // UDP forwards the datagrams of one socket.
 type UDP struct {
-	Conn *net.UDPConn
+	Conn *net.UDPConn // Serve and Close take it over
 	// Dial returns a connected socket to the destination for client.
 	Dial        func(ctx context.Context, client netip.AddrPort) (net.Conn, error)
 	Idle        time.Duration // 0 means DefaultIdle
@@ -58,15 +59,20 @@ type UDP struct {
 	Places      *scarce.Limit // each client has one for each session; nil: no bound
 	Log         *slog.Logger
 
-	buffers sync.Pool // of *[]byte, maxDatagram long
-	full    scarce.Seldom
+	full scarce.Seldom
 
 	received, sent atomic.Int64 // bytes from and to clients
 
-	mu       sync.Mutex // guards the three below, and each session's place in them
+	running sync.WaitGroup // dials and open sessions
+
+	mu       sync.Mutex // guards the rest, and each session's place
+	closed   bool
+	stop     func() // ends Serve's reading and frees the port; nil before
 	sessions map[sessionKey]*session
 	opened   int64
-	order    *list.List // of *session, the client silent longest first
+	order    *list.List  // of *session, the client silent longest first
+	expiry   *time.Timer // runs while there are sessions
+	shared   *shared     // nil before Serve
 }
 
 type sessionKey struct {
@@ -75,92 +81,63 @@ type sessionKey struct {
 	index  int        // interface, for link-local addresses; else 0
 }
 
-// Serve forwards until the socket is closed or ctx ends, then closes the
-// sessions and returns.
+// Close frees the port before it returns and makes Serve end.
+func (u *UDP) Close() error {
+	u.mu.Lock()
+	stop, closed := u.stop, u.closed
+	u.closed = true
+	u.mu.Unlock()
+	switch {
+	case closed:
+		return net.ErrClosed
+	case stop == nil:
+		return u.Conn.Close()
+	}
+	stop()
+	return nil
+}
+
+// Serve forwards until Close or the end of ctx, then closes the sessions and
+// returns.
 func (u *UDP) Serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
-	var running sync.WaitGroup
-	defer running.Wait()
+	defer u.running.Wait()
 	defer u.Reset()
 	defer cancel()
-	defer func() { _ = u.Conn.Close() }()
-	stop := context.AfterFunc(ctx, func() { _ = u.Conn.Close() })
-	defer stop()
-	parse, err := u.prepare()
-	if err != nil {
+	defer func() { _ = u.Close() }() // may be closed
+	end := context.AfterFunc(ctx, func() { _ = u.Close() })
+	defer end()
+	if err := u.prepare(); err != nil {
 		return err
 	}
-	buf, oob := make([]byte, maxDatagram), make([]byte, 256)
-	for {
-		n, oobn, _, client, err := u.Conn.ReadMsgUDPAddrPort(buf, oob)
-		if errors.Is(err, net.ErrClosed) {
-			return nil
-		}
-		if err != nil {
-			// An unconnected socket reports nothing that ends it (ICMP errors of
-			// clients that went away are not even queued).
-			u.Log.Debug("receive datagram", "listener", u.Conn.LocalAddr(), "error", err)
-			if sleep(ctx, firstPause) != nil {
-				return nil
-			}
-			continue
-		}
-		key := parse(oob[:oobn])
-		key.client = unmap(client)
-		u.deliver(ctx, &running, key, buf[:n])
-	}
+	return u.receive(ctx)
 }
 
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
+// prepare asks the kernel for the address each datagram was sent to.
+func (u *UDP) prepare() error {
+	_ = u.Conn.SetReadBuffer(receiveBuffer) // smaller is slower, not wrong
+	if u.four() {
+		if err := ipv4.NewPacketConn(u.Conn).SetControlMessage(ipv4.FlagDst, true); err != nil {
+			return fmt.Errorf("set IP_PKTINFO on %s: %w", u.Conn.LocalAddr(), err)
+		}
 		return nil
 	}
-}
-
-// prepare asks the kernel for the address each datagram was sent to, and returns
-// the function that reads it.
-func (u *UDP) prepare() (func(oob []byte) sessionKey, error) {
-	_ = u.Conn.SetReadBuffer(receiveBuffer) // smaller is slower, not wrong
-	local, ok := u.Conn.LocalAddr().(*net.UDPAddr)
-	if !ok {
-		return nil, fmt.Errorf("serve %s: not a UDP socket", u.Conn.LocalAddr())
-	}
-	if local.IP.To4() != nil {
-		if err := ipv4.NewPacketConn(u.Conn).SetControlMessage(ipv4.FlagDst, true); err != nil {
-			return nil, fmt.Errorf("set IP_PKTINFO on %s: %w", local, err)
-		}
-		return parse4, nil
-	}
 	if err := ipv6.NewPacketConn(u.Conn).SetControlMessage(ipv6.FlagDst|ipv6.FlagInterface, true); err != nil {
-		return nil, fmt.Errorf("set IPV6_RECVPKTINFO on %s: %w", local, err)
+		return fmt.Errorf("set IPV6_RECVPKTINFO on %s: %w", u.Conn.LocalAddr(), err)
 	}
-	return parse6, nil
+	return nil
 }
 
-func parse4(oob []byte) sessionKey {
-	var cm ipv4.ControlMessage
-	if cm.Parse(oob) != nil {
-		return sessionKey{}
-	}
-	return keyOf(cm.Dst, cm.IfIndex)
-}
-
-func parse6(oob []byte) sessionKey {
-	var cm ipv6.ControlMessage
-	if cm.Parse(oob) != nil {
-		return sessionKey{}
-	}
-	return keyOf(cm.Dst, cm.IfIndex)
+// four reports whether the shared socket is one of IPv4.
+func (u *UDP) four() bool {
+	local, ok := u.Conn.LocalAddr().(*net.UDPAddr)
+	return ok && local.IP.To4() != nil
 }
 
 // keyOf leaves the address out where nothing can be sent from it. A broadcast
 // address is found out by the send that fails.
-func keyOf(dst net.IP, index int) sessionKey {
-	local, _ := netip.AddrFromSlice(dst)
-	local = local.Unmap()
+func keyOf(dst netip.Addr, index int) sessionKey {
+	local := dst.Unmap()
 	if !local.IsValid() || local.IsMulticast() || local.IsUnspecified() {
 		return sessionKey{}
 	}
@@ -181,8 +158,8 @@ func (k sessionKey) controlMessage() []byte {
 	return (&ipv6.ControlMessage{Src: k.local.AsSlice(), IfIndex: k.index}).Marshal()
 }
 
-// deliver gives one datagram to its session, a new one if need be.
-func (u *UDP) deliver(ctx context.Context, running *sync.WaitGroup, key sessionKey, payload []byte) {
+// deliver gives datagrams to their session, a new one if need be.
+func (u *UDP) deliver(ctx context.Context, key sessionKey, payloads ...[]byte) {
 	u.mu.Lock()
 	s, known := u.sessions[key]
 	if known {
@@ -197,12 +174,19 @@ func (u *UDP) deliver(ctx context.Context, running *sync.WaitGroup, key sessionK
 		u.tellFull(key)
 		return
 	}
-	u.received.Add(int64(len(payload)))
+	u.received.Add(total(payloads))
 	s.touch()
-	s.send(payload)
+	s.send(payloads)
 	if !known {
-		running.Go(func() { u.run(ctx, s) })
+		u.running.Go(func() { u.begin(ctx, s) })
 	}
+}
+
+func total(payloads [][]byte) (n int64) {
+	for _, payload := range payloads {
+		n += int64(len(payload))
+	}
+	return n
 }
 
 // tellFull says that a datagram was lost for want of a place.
@@ -232,9 +216,45 @@ func (u *UDP) addLocked(key sessionKey, cancel context.CancelFunc) *session {
 	}
 	s := &session{key: key, oob: key.controlMessage(), cancel: cancel, among: among}
 	s.place = u.order.PushBack(s)
+	if len(u.sessions) == 0 {
+		u.expireAfterLocked(u.idle())
+	}
 	u.sessions[key] = s
 	u.opened++
 	return s
+}
+
+func (u *UDP) idle() time.Duration {
+	if u.Idle == 0 {
+		return DefaultIdle
+	}
+	return u.Idle
+}
+
+func (u *UDP) expireAfterLocked(d time.Duration) {
+	if u.expiry == nil {
+		u.expiry = time.AfterFunc(d, u.expire)
+		return
+	}
+	u.expiry.Reset(d)
+}
+
+// expire ends the sessions in which both sides were silent for too long, and comes
+// again while there are others.
+func (u *UDP) expire() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	next := u.idle()
+	for _, s := range u.sessions {
+		if left := u.idle() - s.silent(); left > 0 {
+			next = min(next, left)
+			continue
+		}
+		u.dropLocked(s)
+	}
+	if len(u.sessions) > 0 {
+		u.expireAfterLocked(max(next, u.idle()/expiries))
+	}
 }
 
 // enterLocked takes a place for client, that of another session if need be.

@@ -276,6 +276,35 @@ func TestUDPResetDialsAnew(t *testing.T) {
 	}
 }
 
+// Datagrams that wait together are told apart by client and by the address that was
+// asked, and stay in order.
+func TestUDPBatches(t *testing.T) {
+	checkDescriptors(t)
+	dest := echoUDP(t, "udp4", "127.0.0.1:0")
+	u := startUDP(t, "udp4", "0.0.0.0:0", dest.LocalAddr().String(), nil)
+	p := port(t, u.Conn)
+	var clients []*net.UDPConn
+	for i := range 3 {
+		clients = append(clients, dialUDP(t, "", fmt.Sprintf("127.0.0.%d:%d", 1+i%2, p)))
+		exchange(t, clients[i], []byte("begin"))
+	}
+	const burst = 40
+	for i := range burst {
+		for c, conn := range clients {
+			_, _ = conn.Write(bytes.Repeat([]byte{byte(c), byte(i)}, 1+i))
+		}
+	}
+	for c, conn := range clients {
+		for i := range burst {
+			got := make([]byte, 200)
+			n, err := conn.Read(got)
+			if want := bytes.Repeat([]byte{byte(c), byte(i)}, 1+i); err != nil || !bytes.Equal(got[:n], want) {
+				t.Fatalf("client %d gets %v as datagram %d (%v)", c, got[:n], i, err)
+			}
+		}
+	}
+}
+
 // A client that holds all it may gets no more and takes nothing from others; when
 // all places are taken, the oldest session of the socket goes; all come back.
 func TestUDPPlaces(t *testing.T) {
