@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +22,9 @@ import (
 func TestRequestOfLostAddress(t *testing.T) {
 	origin := startOrigin(t)
 	stuck := serve(t, func(ctx context.Context, conn *net.TCPConn) {
+		if _, err := http.ReadRequest(bufio.NewReader(conn)); err != nil { // an answer to nothing is an error
+			t.Error(err)
+		}
 		fmt.Fprint(conn, "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf")
 		<-ctx.Done()
 	})
