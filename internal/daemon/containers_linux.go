@@ -208,5 +208,5 @@ func askEngine(ctx context.Context, socket, path string, read func(io.Reader) er
 	if response.StatusCode != http.StatusOK {
 		return fmt.Errorf("ask the engine for %s: %s", path, response.Status)
 	}
-	return read(response.Body)
+	return read(io.LimitReader(response.Body, maxAnswer))
 }

@@ -1,12 +1,51 @@
 package daemon
 
 import (
+	"encoding/json"
+	"io"
 	"net"
 	"net/http"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
+
+// An engine that is no longer the engine may answer without end: that is an error,
+// and costs no more than the longest answer that is taken.
+func TestEndlessAnswer(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "engine.sock")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent := make(chan int64, 1)
+	engine := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		endless := io.MultiReader(strings.NewReader(`[{"Id":"`), letters{})
+		n, _ := io.Copy(w, io.LimitReader(endless, 4*maxAnswer)) // an error ends it, or else the test fails
+		sent <- n
+	})}
+	served := make(chan struct{})
+	go func() { defer close(served); _ = engine.Serve(l) }()
+	t.Cleanup(func() { _ = engine.Close(); <-served })
+	err = askEngine(t.Context(), socket, "/containers/json", func(body io.Reader) error {
+		return json.NewDecoder(body).Decode(&[]container{})
+	})
+	const underway = 16 << 20 // in buffers
+	if n := <-sent; err == nil || n > maxAnswer+underway {
+		t.Errorf("%d bytes were sent, error %v", n, err)
+	}
+}
+
+// letters is the letter x without end.
+type letters struct{}
+
+func (letters) Read(b []byte) (int, error) {
+	for i := range b {
+		b[i] = 'x'
+	}
+	return len(b), nil
+}
 
 // Who hears the engine's events keeps dockerd from ending, and so hangs up.
 func TestHangUp(t *testing.T) {

@@ -58,9 +58,9 @@ func isShortage(err error) bool {
 	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.ENOMEM)
 }
 
-// maxList is more than any list of containers has: what the machine says is
-// not to fill this process's memory.
-const maxList = 64 << 20
+// maxAnswer is more than the engine says about anything: what the machine says is
+// not to fill this process's memory. Events, which have no end, are heard anew after it.
+const maxAnswer = 64 << 20
 
 func dialEngine(ctx context.Context, engineSocket string) (*net.UnixConn, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", engineSocket)
@@ -88,7 +88,7 @@ func runningContainers(ctx context.Context, engineSocket string) (int, error) {
 	}
 	defer response.Body.Close()
 	var list []struct{}
-	if err := json.NewDecoder(io.LimitReader(response.Body, maxList)).Decode(&list); err != nil {
+	if err := json.NewDecoder(io.LimitReader(response.Body, maxAnswer)).Decode(&list); err != nil {
 		return 0, errors.New("list containers: " + err.Error())
 	}
 	return len(list), nil

@@ -17,3 +17,15 @@ func TestParseHostPort(t *testing.T) {
 		}
 	}
 }
+
+// Whatever the engine says of ports: ranges that there can be.
+func FuzzParseHostPort(f *testing.F) {
+	for _, text := range []string{"80", "8000-8010", "8010-8000", "0-", "-1", "65535-65536", ""} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		if r, ok := parseHostPort(text); ok && (r.First == 0 || r.First > r.Last) {
+			t.Errorf("parseHostPort(%q) = %v", text, r)
+		}
+	})
+}

@@ -98,6 +98,10 @@ func (e *engine) used(ctx context.Context) (bool, error) {
 	return len(list) > 0, err
 }
 
+// maxAnswer is more than the engine says about anything: what the machine says is
+// not to fill this process's memory. Events, which have no end, are heard anew after it.
+const maxAnswer = 64 << 20
+
 func (e *engine) get(ctx context.Context, path string, read func(io.Reader) error) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://engine"+path, http.NoBody)
 	if err != nil {
@@ -111,5 +115,5 @@ func (e *engine) get(ctx context.Context, path string, read func(io.Reader) erro
 	if response.StatusCode != http.StatusOK {
 		return fmt.Errorf("ask the engine for %s: %s", path, response.Status)
 	}
-	return read(response.Body)
+	return read(io.LimitReader(response.Body, maxAnswer))
 }
