@@ -155,20 +155,21 @@ func (g *global) stopDaemon(ctx context.Context) (pid int, clean bool, err error
 			return pid, false, err
 		}
 		g.warnf("%v; ending the daemon by a signal", err)
-		_, termErr := launch.Terminate(ctx, pid, exitTime)
-		return pid, false, termErr
+		_, _, err = g.stopHolder(ctx)
+		return pid, false, err
 	}
 	goneCtx, cancelGone := context.WithTimeout(ctx, exitTime)
 	defer cancelGone()
 	if launch.Gone(goneCtx, pid) == nil {
 		return pid, true, nil
 	}
-	_, err = launch.Terminate(ctx, pid, exitTime)
+	_, _, err = g.stopHolder(ctx)
 	return pid, false, err
 }
 
 // stopHolder ends the process that holds the lock: the keeper of a daemon that
-// does not answer, or an up whose daemon does not answer yet. It is never clean:
+// does not answer, which would start a daemon that is signalled alone again, or
+// an up whose daemon does not answer yet. It is never clean:
 // a daemon that is signalled leaves its machine to the next one.
 func (g *global) stopHolder(ctx context.Context) (pid int, clean bool, err error) {
 	lock, err := launch.Acquire(g.profile.LockFile())

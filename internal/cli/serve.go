@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,7 +19,8 @@ import (
 const serveHelp = `Runs the daemon in the foreground: what 'portolan up' starts in the background.
 For service managers and for looking closely. 'portolan down' and Ctrl-C end it
 and take the machine down. On SIGTERM, or when it is killed, the machine and its
-containers go on; the next daemon takes them over. No docker context is made.
+containers go on; the next daemon takes them over: a daemon of 'portolan up' is
+started again by itself. No docker context is made.
 
 With --progress-fd the start is reported on that descriptor as JSON lines, the
 last of which has the name "ready" or an error.`
@@ -84,6 +86,9 @@ func (g *global) serve(ctx context.Context, f serveFlags) error {
 		}
 		err = g.Platform.Serve(ctx, o)
 		lock.Release()
+		if cause, signalled := errors.AsType[Signal](context.Cause(ctx)); err == nil && f.kept && signalled && cause.Signal == syscall.SIGTERM {
+			return exitError{code: exitSignal + int(syscall.SIGTERM)} // the keeper starts another
+		}
 	}
 	if err != nil && progress != nil {
 		// For an up that waits; if the daemon has said so before, this is not read.

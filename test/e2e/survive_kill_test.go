@@ -78,19 +78,25 @@ func TestKilledUnderLoad(t *testing.T) {
 			t.Errorf("PID 1 held %d descriptors and holds %d", held, now)
 		}
 	})
-	step("daemon", func(t *testing.T) { // it attaches to the second helper
-		f := stage.OpenFlows(t, s)
-		was := s.Status(t)
-		killed := time.Now()
-		kill(t, was.Daemon.PID)
-		f.AllEndOutside(t, killed, deadline)
-		stage.AnswerWithin(t, s, deadline-min(time.Since(killed), deadline))
-		f.AllEnd(t, killed, deadline)
-		unharmed(t)
-		if now := s.Status(t); now.Daemon.PID == was.Daemon.PID || now.Helper.PID != was.Helper.PID {
-			t.Errorf("processes were %+v and are %+v, want another daemon only", was, now)
+	daemonEnds := func(signal syscall.Signal) func(*testing.T) {
+		return func(t *testing.T) {
+			f := stage.OpenFlows(t, s)
+			was := s.Status(t)
+			ended := time.Now()
+			if err := syscall.Kill(was.Daemon.PID, signal); err != nil {
+				t.Fatal(err)
+			}
+			f.AllEndOutside(t, ended, deadline)
+			stage.AnswerWithin(t, s, deadline-min(time.Since(ended), deadline))
+			f.AllEnd(t, ended, deadline)
+			unharmed(t)
+			if now := s.Status(t); now.Daemon.PID == was.Daemon.PID || now.Helper.PID != was.Helper.PID {
+				t.Errorf("processes were %+v and are %+v, want another daemon only", was, now)
+			}
 		}
-	})
+	}
+	step("daemon", daemonEnds(syscall.SIGKILL)) // the next attaches to the second helper
+	step("daemon, asked to end", daemonEnds(syscall.SIGTERM))
 	step("nothing stale inside", func(t *testing.T) { inside.check(t, s) })
 	step("daemon ten times", func(t *testing.T) { killTenTimes(t, s) })
 	step("nothing stale inside then", func(t *testing.T) { inside.check(t, s) })
