@@ -64,7 +64,7 @@ func checkNoControl(t *testing.T, s *stage.Stage, hostile *island) {
 		}
 	}
 	root := []string{"--privileged", "--network", "host"}
-	for addr, want := range map[string][]string{"192.168.65.1": {"3128 connected"}, "192.168.65.254": onLoopback(t, s)} {
+	for addr, want := range map[string][]string{"192.168.65.1": {"3128 connected"}, "192.168.65.7": {"53 connected"}, "192.168.65.254": onLoopback(t, s)} {
 		if r := s.Toolbox(t, root, "scan", addr); r.Outcome != testimage.OK || r.Bytes != 65535 || !slices.Equal(r.Answers, want) {
 			t.Errorf("TCP %s from the machine: %s after %d ports, open %v, want %v", addr, r.Outcome, r.Bytes, r.Answers, want)
 		}
