@@ -39,6 +39,7 @@ func TestRootless(t *testing.T) {
 		{"low ports", checkLowPorts},
 		{"random ports", checkRandomPorts},
 		{"user-defined networks", checkNetworks},
+		{"host network", checkHostNetwork},
 		{"init", checkInit},
 		{"bind mounts", checkBindMounts},
 		{"build", checkBuild},
@@ -214,6 +215,19 @@ func checkNetworks(t *testing.T, s *stage.Stage) {
 	if got := s.Toolbox(t, []string{"--network", "one"}, "get", "http://server/"); got.Outcome != testimage.OK {
 		t.Errorf("by name: %+v", got)
 	}
+}
+
+// A container on the host network listens on the host, and finds what listens there.
+func checkHostNetwork(t *testing.T, s *stage.Stage) {
+	s.Serve(t, "on-host", []string{"--network", "host"}, "web", "-addr", "127.0.0.1:8095")
+	stage.Eventually(t, backWithin, "the host reaches the container", func() bool {
+		_, err := stage.Fetch(t, s.Lab.Host, "127.0.0.1:8095", "/")
+		return err == nil
+	})
+	s.Lab.StartWeb(t, s.Lab.Host, "127.0.0.1:8096")
+	stage.Eventually(t, backWithin, "the container reaches the host's loopback", func() bool {
+		return s.Exec(t, "on-host", "get", "http://127.0.0.1:8096/").Outcome == testimage.OK
+	})
 }
 
 func checkInit(t *testing.T, s *stage.Stage) {
