@@ -139,3 +139,16 @@ func TestProgressOnATerminal(t *testing.T) {
 		t.Errorf("wrote %q, want %q", out.String(), want)
 	}
 }
+
+// Whatever is mounted: nothing outside of the directory is found.
+func FuzzParseMounts(f *testing.F) {
+	f.Add(`36 35 98:0 /m /state/default/a\040b rw - ext4 /dev/x rw`, "/state/default")
+	f.Add("1 2 3 4 /state/defaults\n1 2 3 4 /state/default\n1 2", "/state/default")
+	f.Fuzz(func(t *testing.T, mountinfo, dir string) {
+		for _, point := range parseMounts(mountinfo, dir) {
+			if point != dir && !strings.HasPrefix(point, dir+"/") {
+				t.Errorf("below %q: %q", dir, point)
+			}
+		}
+	})
+}

@@ -86,3 +86,29 @@ func TestHangUp(t *testing.T) {
 		t.Errorf("%d are noted after their end", len(c.hearing))
 	}
 }
+
+// Whatever the engine lists: containers with a name and with addresses that are some.
+func FuzzContainers(f *testing.F) {
+	for _, text := range []string{
+		`[{"Id":"x","Names":["/a/b","/a"],"NetworkSettings":{"Networks":{"n":{"IPAddress":"172.17.0.2","GlobalIPv6Address":""}}}}]`,
+		`[{"Id":"x","Names":[""],"NetworkSettings":{"Networks":{"n":null}}}]`, `[null]`, `null`, `[{"Names":null,"NetworkSettings":null}]`,
+	} {
+		f.Add([]byte(text))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var all []container
+		if json.Unmarshal(text, &all) != nil {
+			t.Skip()
+		}
+		for _, c := range all {
+			if name := c.name(); name != c.ID && strings.Contains(name, "/") {
+				t.Errorf("name %q", name)
+			}
+			for _, addr := range c.addrs() {
+				if !addr.IsValid() {
+					t.Errorf("addresses %v", c.addrs())
+				}
+			}
+		}
+	})
+}

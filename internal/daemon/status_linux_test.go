@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/portolan-net/portolan/internal/api"
@@ -51,4 +52,15 @@ func TestParseAgentLog(t *testing.T) {
 			t.Errorf("%s: %d deaths, last word %q; want %d, %q", c.name, deaths, word, c.deaths, c.word)
 		}
 	}
+}
+
+// Whatever the machine's processes write: a line of it, and no more deaths than lines.
+func FuzzParseAgentLog(f *testing.F) {
+	f.Add("msg=\"agent ended\" code=2\npanic: x\n\n  \r\n")
+	f.Fuzz(func(t *testing.T, log string) {
+		deaths, word := parseAgentLog(log)
+		if deaths > strings.Count(log, "\n")+1 || strings.Contains(word, "\n") || !strings.Contains(log, word) {
+			t.Errorf("parseAgentLog(%q) = %d, %q", log, deaths, word)
+		}
+	})
 }
