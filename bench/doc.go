@@ -10,6 +10,5 @@
 //
 // What is compared runs in turns, one short run each in every round, so that a
 // computer that is busy or warm treats all alike. A ratio is the median of the
-// rounds' ratios, never a quotient of medians. No benchmark fails because
-// something is slow; TestRange does, which is a test.
+// rounds' ratios, never a quotient of medians. Nothing fails because it is slow.
 package bench
