@@ -34,6 +34,9 @@ func TestRange(t *testing.T) {
 	image := writeImage(t)
 	s.Docker(t, "load", "-q", "-i", image)
 	ours, theirs := portolanEngine(t, s), startPlain(t, s, newSpace(t), image, "proxied", proxy)
+	for _, e := range []*dockerEngine{ours, theirs} {
+		e.must(t, "network", "create", "--ipv6", "dual")
+	}
 	carriers := []int{s.Status(t).Daemon.PID, ours.root}
 	before := shareMiB(t, carriers...)
 	for range rangeRounds {
@@ -60,7 +63,7 @@ func publishRange(t *testing.T, n int, engines ...*dockerEngine) []time.Duration
 	for i, e := range engines {
 		all.Go(func() error {
 			began := time.Now()
-			if text, err := e.docker("run", "-d", "--name", "range", "-p", ports, imageName, "/bin/probe", "serve", "127.0.0.1:1"); err != nil {
+			if text, err := e.docker("run", "-d", "--name", "range", "--network", "dual", "-p", ports, imageName, "/bin/probe", "serve", "127.0.0.1:1"); err != nil {
 				return fmt.Errorf("%s: docker run -p %s: %w: %s", e.name, ports, err, text)
 			}
 			took[i] = time.Since(began)
