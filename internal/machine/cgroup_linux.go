@@ -90,14 +90,10 @@ func (c cgroup) join(pid int) error {
 		return err
 	}
 	for _, root := range roots {
-		dir := filepath.Join(root, c.path)
-		if err := os.MkdirAll(dir, 0o755); err != nil {
+		if err := c.makeIn(root); err != nil {
 			return fmt.Errorf("make control group: %w", err)
 		}
-		if err := prepareCpuset(root, c.path); err != nil {
-			return err
-		}
-		procs := filepath.Join(dir, "cgroup.procs")
+		procs := filepath.Join(root, c.path, "cgroup.procs")
 		if err := os.WriteFile(procs, []byte(strconv.Itoa(pid)), 0); err != nil {
 			return fmt.Errorf("join control group: %w", err)
 		}
@@ -105,25 +101,52 @@ func (c cgroup) join(pid int) error {
 	return nil
 }
 
-// prepareCpuset copies a v1 cpuset's processors and memory nodes down the path:
-// a new one has none, and refuses processes (kernel, cgroup-v1/cpusets.rst).
-func prepareCpuset(root, path string) error {
+// makeIn makes the group in one hierarchy, able to limit what v1 would let it
+// limit: each parent has a share in that, of either version.
+func (c cgroup) makeIn(root string) error {
 	dir := root
-	for name := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
+	for name := range strings.SplitSeq(strings.Trim(c.path, "/"), "/") {
 		parent := dir
 		dir = filepath.Join(dir, name)
-		for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
-			own, err := os.ReadFile(filepath.Join(dir, file))
-			if errors.Is(err, fs.ErrNotExist) || strings.TrimSpace(string(own)) != "" {
-				continue
-			}
-			value, err := os.ReadFile(filepath.Join(parent, file))
-			if err != nil {
+		if root == cgroupRoot {
+			handDown(parent)
+		}
+		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		if root != cgroupRoot {
+			if err := copyCpuset(parent, dir); err != nil {
 				return err
 			}
-			if err := os.WriteFile(filepath.Join(dir, file), value, 0); err != nil && filepath.Base(root) == "cpuset" {
-				return fmt.Errorf("prepare cpuset: %w", err)
-			}
+		}
+	}
+	return nil
+}
+
+// handDown gives the groups in a v2 group all controllers that this has itself:
+// they get none by themselves (kernel, cgroup-v2.rst, "Enabling and Disabling").
+func handDown(dir string) {
+	names, _ := os.ReadFile(filepath.Join(dir, "cgroup.controllers")) // without it there are none
+	for name := range strings.FieldsSeq(string(names)) {
+		// One at a time: a controller that can't be had must not spoil the rest.
+		_ = os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+name), 0)
+	}
+}
+
+// copyCpuset gives a v1 cpuset its parent's processors and memory nodes: a new one
+// has none, and refuses processes (kernel, cgroup-v1/cpusets.rst).
+func copyCpuset(parent, dir string) error {
+	for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
+		own, err := os.ReadFile(filepath.Join(dir, file))
+		if errors.Is(err, fs.ErrNotExist) || strings.TrimSpace(string(own)) != "" {
+			continue
+		}
+		value, err := os.ReadFile(filepath.Join(parent, file))
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, file), value, 0); err != nil {
+			return fmt.Errorf("prepare cpuset: %w", err)
 		}
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -45,27 +46,22 @@ func TestMemoryShortage(t *testing.T) {
 	})
 	t.Run("of the machine", func(t *testing.T) {
 		was := s.Status(t)
-		group := memoryGroup(t, was.Machine.PID)
-		limit := func(bytes int) {
-			if err := os.WriteFile(filepath.Join(group, "memory.limit_in_bytes"), []byte(strconv.Itoa(bytes)), 0); err != nil {
-				t.Fatal(err)
-			}
-		}
+		group := memoryGroupOf(t, was.Machine.PID)
 		const spare = 96 << 20
-		limit(unreclaimable(t, group) + spare)
-		t.Cleanup(func() { limit(-1) })
+		group.limit(t, strconv.Itoa(group.unreclaimable(t)+spare))
+		t.Cleanup(func() { group.limit(t, group.none) })
 		// Held until it is stopped, and more than nine tenths of all.
 		s.Docker(t, append([]string{"run", "-d"}, sh("holder", fmt.Sprintf("head -c %d /dev/zero >/dev/shm/held; sleep 1h", spare/8*7), "--shm-size", "512m")[1:]...)...)
 		stage.Eventually(t, wellAgain, "status tells of the memory", func() bool {
 			now := s.Status(t)
-			return now.State == api.Degraded && strings.Contains(strings.Join(now.Problems, "\n"), "MB of memory that its control group "+group)
+			return now.State == api.Degraded && strings.Contains(strings.Join(now.Problems, "\n"), "MB of memory that its control group "+group.dir)
 		})
 		if out, code := s.TryDocker(t, sh("greedy", glutton)...); code == 0 {
 			t.Errorf("the greedy container ends well: %s", out)
 		}
 		f.AllGo(t)
 		checkFiles(t, s)
-		limit(-1)
+		group.limit(t, group.none)
 		s.TryDocker(t, "rm", "-f", "greedy", "holder")
 		stage.Eventually(t, 2*wellAgain, "all is well", func() bool {
 			_, code := s.TryDocker(t, "run", "--rm", "-p", "8001:80", testimage.Name, "true")
@@ -83,40 +79,71 @@ func TestMemoryShortage(t *testing.T) {
 	stage.AnswerWithin(t, s, wellAgain)
 }
 
-// memoryGroup is the control group that counts the memory of a process.
-func memoryGroup(t *testing.T, pid int) string {
+// memoryGroup is the control group that counts the memory of a process, of
+// either version.
+type memoryGroup struct {
+	dir             string
+	usedFile        string
+	limitFile, none string   // and what is written there for no limit
+	cached          []string // what memory.stat counts of the page cache
+}
+
+func memoryGroupOf(t *testing.T, pid int) memoryGroup {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
 	if err != nil {
 		t.Fatal(err)
 	}
+	unified := ""
 	for line := range strings.Lines(string(text)) {
-		if _, path, found := strings.Cut(strings.TrimSpace(line), ":memory:"); found {
-			return filepath.Join("/sys/fs/cgroup/memory", path)
+		line = strings.TrimSpace(line)
+		if _, path, found := strings.Cut(line, ":memory:"); found {
+			return memoryGroup{
+				filepath.Join("/sys/fs/cgroup/memory", path), "memory.usage_in_bytes",
+				"memory.limit_in_bytes", "-1", []string{"total_active_file", "total_inactive_file"},
+			}
+		}
+		if path, found := strings.CutPrefix(line, "0::"); found {
+			unified = path
 		}
 	}
-	t.Fatalf("process %d has no control group for memory, of version 1", pid)
-	return ""
+	// PID 1 is in a leaf of the machine's group.
+	return memoryGroup{
+		filepath.Join("/sys/fs/cgroup", filepath.Dir(unified)), "memory.current",
+		"memory.max", "max", []string{"active_file", "inactive_file"},
+	}
 }
 
-// unreclaimable is what a group uses, less the page cache.
-func unreclaimable(t *testing.T, group string) int {
+func (g memoryGroup) read(t *testing.T, file string) string {
 	t.Helper()
-	used := 0
-	for file, names := range map[string][]string{"memory.usage_in_bytes": nil, "memory.stat": {"total_active_file", "total_inactive_file"}} {
-		text, err := os.ReadFile(filepath.Join(group, file))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for line := range strings.Lines(string(text)) {
-			fields := strings.Fields(line)
-			n, _ := strconv.Atoi(fields[len(fields)-1])
-			switch {
-			case names == nil:
-				used += n
-			case fields[0] == names[0] || fields[0] == names[1]:
-				used -= n
+	text, err := os.ReadFile(filepath.Join(g.dir, file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(text))
+}
+
+func (g memoryGroup) limit(t *testing.T, bytes string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(g.dir, g.limitFile), []byte(bytes), 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// unreclaimable is what the group uses, less the page cache.
+func (g memoryGroup) unreclaimable(t *testing.T) int {
+	t.Helper()
+	used, err := strconv.Atoi(g.read(t, g.usedFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(g.read(t, "memory.stat")) {
+		if fields := strings.Fields(line); slices.Contains(g.cached, fields[0]) {
+			n, err := strconv.Atoi(fields[1])
+			if err != nil {
+				t.Fatal(err)
 			}
+			used -= n
 		}
 	}
 	return used
