@@ -101,13 +101,16 @@ bench-docs: ## docs/benchmarks.md and its charts from docs/benchmarks.json
 soak: ## a machine that works while its processes are killed, as root (DURATION=10m)
 	@scripts/soak $(or $(DURATION),10m)
 
-# Tests for which kernels as small as a cloud computer's lack something, such as ip_vs.
-vm-test: build ## tests on Debian's own kernel in QEMU, as root (five minutes)
+# Tests for which kernels as small as a cloud computer's lack something, such as ip_vs, and what control groups of version 2 count.
+VM_TESTS := hostnet/TestMesh e2e/TestMemoryShortage
+vm-test: build ## tests on Debian's own kernel in QEMU, as root (ten minutes)
 	@mkdir -p bin/vm-test
 	@CGO_ENABLED=0 $(GO) build -buildvcs=false -o bin/vm-test/toolbox ./internal/testimage/toolbox
-	@CGO_ENABLED=0 $(GO) test -buildvcs=false -c -o bin/vm-test/hostnet.test ./test/hostnet
-	@cd test/hostnet && PORTOLAN_BIN=$(CURDIR)/bin PORTOLAN_TOOLBOX=$(CURDIR)/bin/vm-test/toolbox \
-	 ../../scripts/vm $(CURDIR)/bin/vm-test/hostnet.test -test.run '^TestMesh$$' -test.v -test.timeout 30m
+	@for test in $(VM_TESTS); do dir=$${test%/*} name=$${test#*/}; \
+	 CGO_ENABLED=0 $(GO) test -buildvcs=false -c -o bin/vm-test/$$dir.test ./test/$$dir || exit; \
+	 (cd test/$$dir && PORTOLAN_BIN=$(CURDIR)/bin PORTOLAN_TOOLBOX=$(CURDIR)/bin/vm-test/toolbox \
+	  ../../scripts/vm $(CURDIR)/bin/vm-test/$$dir.test -test.run "^$$name\$$" -test.v -test.timeout 30m) || exit; \
+	 done
 
 install: build engine cli ## into PREFIX=/usr/local
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/portolan/engine/cli-plugins
