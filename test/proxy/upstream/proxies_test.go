@@ -102,7 +102,8 @@ func (o office) start(ports []string, name string, args ...string) (stop func())
 		stop()
 		if o.t.Failed() {
 			text, _ := os.ReadFile(filepath.Join(o.dir, "cache.log"))
-			o.t.Logf("%s: %s\n%s", name, out.String(), text)
+			const enough = 8 << 10 // squid has no end of words about a helper that dies
+			o.t.Logf("%s: %s\n%s", name, out.Bytes()[max(0, out.Len()-enough):], text[max(0, len(text)-enough):])
 		}
 	})
 	stage.Eventually(o.t, 20*time.Second, name+" listens", func() bool {
