@@ -22,10 +22,11 @@ import (
 // in its life. When the store has changed and rested for settle, dockerd is
 // started again with the configuration it has; containers go on (live-restore).
 // That would cut off who is attached, builds or pulls, so it waits until nobody
-// is; meanwhile `portolan status` tells, and `portolan settings apply` does it at
-// once. /etc/docker/certs.d is none of this: dockerd reads it for each registry.
+// is; meanwhile `portolan status` tells, the log names who, and `portolan settings
+// apply` does it at once. /etc/docker/certs.d is none of this: dockerd reads it
+// for each registry.
 type certificates struct {
-	quiet   func(restart func() error) (bool, error) // runs restart unless somebody would be cut off
+	quiet   func(ctx context.Context, restart func() error) (bool, error) // enginesocket.Proxy.WhileQuiet
 	restart func(context.Context) error
 	log     *slog.Logger
 	files   []string // bundles
@@ -39,7 +40,7 @@ type certificates struct {
 // links and a bundle.
 const certificateSettle = 2 * time.Second
 
-func (d *daemon) newCertificates(quiet func(func() error) (bool, error)) *certificates {
+func (d *daemon) newCertificates(quiet func(context.Context, func() error) (bool, error)) *certificates {
 	c := &certificates{
 		quiet: quiet, log: d.Log.With("part", "certificates"), settle: certificateSettle,
 		files: system.CertificateFiles(), dirs: []string{"/etc/ssl/certs", "/etc/pki/tls/certs"},
@@ -143,11 +144,14 @@ func resolvedPath(path string) string {
 	return path
 }
 
-// apply starts the engine again, unless somebody would be cut off, and reports
-// whether it did.
+// apply starts the engine again when that cuts nobody off, and reports whether it
+// did.
 func (c *certificates) apply(ctx context.Context) bool {
-	was := c.fingerprint()
-	done, err := c.quiet(func() error { return c.restart(ctx) })
+	var was [sha256.Size]byte
+	done, err := c.quiet(ctx, func() error {
+		was = c.fingerprint()
+		return c.restart(ctx)
+	})
 	if err != nil {
 		c.log.Warn("engine does not trust the host's new CA certificates yet", "err", err)
 	}

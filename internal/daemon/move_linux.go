@@ -274,7 +274,7 @@ const clashSettle = 3 * time.Second
 // avoidClashes moves the machine away from networks that the host comes to have,
 // unless somebody chose the subnet. It waits while the engine is in a swarm, and
 // while quiet says that a client of the engine would be cut off.
-func (d *daemon) avoidClashes(ctx context.Context, quiet func(func() error) (bool, error)) {
+func (d *daemon) avoidClashes(ctx context.Context, quiet func(context.Context, func() error) (bool, error)) {
 	look := time.NewTimer(clashSettle)
 	defer look.Stop()
 	for {
@@ -297,17 +297,24 @@ func (d *daemon) avoidClashes(ctx context.Context, quiet func(func() error) (boo
 		if link == d.link() {
 			continue
 		}
-		begun := false
 		if !d.swarmKeeps(ctx) {
-			begun, err = quiet(func() error { return d.beginMove(link) })
+			_, err = quiet(ctx, func() error { return d.flee(ctx) })
 		}
 		if err != nil {
 			d.Log.Warn("the machine's network overlaps one of the host's", "err", err)
 		}
-		if !begun {
-			look.Reset(clashSettle)
-		}
+		look.Reset(clashSettle) // a move that has begun leaves nothing to do
 	}
+}
+
+// flee begins a move away from the host's networks, unless the wait for a quiet
+// moment has made it needless or impossible.
+func (d *daemon) flee(ctx context.Context) error {
+	link, err := d.refuge()
+	if err != nil || link == d.link() || d.swarmKeeps(ctx) {
+		return err
+	}
+	return d.beginMove(link)
 }
 
 // refuge is the machine's link, with another subnet in place of one that nobody

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"sync"
+	"sync/atomic"
 )
 
 // h2Preface begins a connection in HTTP/2 (RFC 9113, 3.4).
@@ -18,7 +19,7 @@ const h2Preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 // speakH2 carries a client that speaks HTTP/2 from its first byte.
 func (s *session) speakH2(ctx context.Context) error {
-	if _, err := s.proxy.begin(ctx, s); err != nil {
+	if _, err := s.proxy.begin(ctx, s, work{name: "HTTP/2"}); err != nil {
 		return err
 	}
 	s.retire()
@@ -34,7 +35,7 @@ func (s *session) speakH2(ctx context.Context) error {
 		return nil
 	}
 	close(s.ended)
-	return s.relayH2(ctx, bufio.NewReaderSize(s.engine, bufferSize))
+	return s.relayH2(ctx, bufio.NewReaderSize(stamped{s.engine, &s.answered}, bufferSize))
 }
 
 // relayH2 is a server of HTTP/2 to the client and a client of it to the engine,
@@ -42,7 +43,7 @@ func (s *session) speakH2(ctx context.Context) error {
 func (s *session) relayH2(ctx context.Context, fromEngine *bufio.Reader) error {
 	var plain http.Protocols
 	plain.SetUnencryptedHTTP2(true)
-	engine := onceDialer{conn: buffered{s.engine, fromEngine}}
+	engine := newOnceDialer(buffered{s.engine, fromEngine})
 	transport := &http.Transport{
 		Protocols: &plain, DialContext: engine.dial, DisableCompression: true,
 		HTTP2: &http.HTTP2Config{StrictMaxConcurrentRequests: true},
@@ -124,16 +125,36 @@ type buffered struct {
 
 func (b buffered) Read(p []byte) (int, error) { return b.r.Read(p) }
 
-// onceDialer gives its connection away once.
+// onceDialer gives its connection away once. Who asks again has come before the
+// transport knows that it can share that one, and waits until it does, or until
+// the connection has ended.
 type onceDialer struct {
-	once sync.Once
-	conn net.Conn
+	net.Conn
+
+	given atomic.Bool
+	once  sync.Once
+	ended chan struct{}
 }
 
-func (d *onceDialer) dial(context.Context, string, string) (conn net.Conn, err error) {
-	err = errors.New("the engine has ended the connection")
-	d.once.Do(func() { conn, err = d.conn, nil })
-	return conn, err
+func newOnceDialer(conn net.Conn) *onceDialer {
+	return &onceDialer{Conn: conn, ended: make(chan struct{})}
+}
+
+func (d *onceDialer) dial(ctx context.Context, _, _ string) (net.Conn, error) {
+	if d.given.CompareAndSwap(false, true) {
+		return d, nil
+	}
+	select {
+	case <-d.ended:
+		return nil, errors.New("the engine has ended the connection")
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (d *onceDialer) Close() error {
+	d.once.Do(func() { close(d.ended) })
+	return d.Conn.Close()
 }
 
 // oneListener accepts one connection, and then waits to be closed.

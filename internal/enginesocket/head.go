@@ -169,6 +169,13 @@ func (h *head) lasts() bool {
 		strings.HasPrefix(path, "/containers/") && strings.HasSuffix(path, "/wait"))
 }
 
+// preparesExec reports the first of the two requests of `docker exec`. A restart
+// between them would make the engine forget it.
+func (h *head) preparesExec() bool {
+	path := h.path()
+	return h.method == "POST" && strings.HasPrefix(path, "/containers/") && strings.HasSuffix(path, "/exec")
+}
+
 // entersSwarm reports `docker swarm init` and `docker swarm join`.
 func (h *head) entersSwarm() bool {
 	path := h.path()

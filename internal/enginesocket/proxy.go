@@ -39,6 +39,10 @@ type Proxy struct {
 	config Config
 	client *http.Client // for questions of our own
 
+	ended chan struct{} // has something when a session has ended
+	turn  chan struct{} // has something while a restart waits or runs, which guards told
+	told  time.Time     // when the log was last told whom a restart waits for
+
 	mu       sync.Mutex // guards what follows
 	sessions map[*session]bool
 	held     chan struct{} // closed when requests may go on; nil when they may
@@ -46,7 +50,7 @@ type Proxy struct {
 
 // New returns a Proxy. It holds nothing open.
 func New(c Config) *Proxy {
-	p := &Proxy{config: c, sessions: map[*session]bool{}}
+	p := &Proxy{config: c, sessions: map[*session]bool{}, ended: make(chan struct{}, 1), turn: make(chan struct{}, 1)}
 	p.client = &http.Client{Transport: &http.Transport{
 		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return p.dial(ctx) },
 		DisableKeepAlives: true,
@@ -57,7 +61,8 @@ func New(c Config) *Proxy {
 // Serve carries one client's connection until both sides have ended or ctx
 // ends, and closes it. Whoever calls it has checked who the client is.
 func (p *Proxy) Serve(ctx context.Context, client Conn) {
-	s := &session{proxy: p, client: client, in: bufio.NewReaderSize(client, bufferSize)}
+	s := &session{proxy: p, client: client}
+	s.in = bufio.NewReaderSize(stamped{client, &s.said}, bufferSize)
 	s.keep(client)
 	p.note(s, true)
 	defer p.note(s, false)
@@ -85,54 +90,12 @@ func (p *Proxy) note(s *session, open bool) {
 	defer p.mu.Unlock()
 	if open {
 		p.sessions[s] = true
-	} else {
-		delete(p.sessions, s)
+		return
 	}
-}
-
-// WhileQuiet runs restart, which may end the engine, unless that would cut off a
-// client in the middle of something: attached, in exec, building, pulling. Who
-// only follows events or logs, and hears nothing just now, does not count.
-// Requests that come meanwhile wait. It reports whether restart ran.
-func (p *Proxy) WhileQuiet(restart func() error) (bool, error) {
-	held := make(chan struct{})
-	p.mu.Lock()
-	now := time.Now()
-	for s := range p.sessions {
-		if s.busy(now) {
-			p.mu.Unlock()
-			return false, nil
-		}
-	}
-	p.held = held
-	p.mu.Unlock()
-	defer func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		p.held = nil
-		close(held)
-	}()
-	return true, restart()
-}
-
-// begin lets a request go on, and reports whether it had to wait for a restart.
-func (p *Proxy) begin(ctx context.Context, s *session) (waited bool, err error) {
-	for {
-		p.mu.Lock()
-		held := p.held
-		if held == nil {
-			s.asked.Store(moment(time.Now()))
-		}
-		p.mu.Unlock()
-		if held == nil {
-			return waited, nil
-		}
-		select {
-		case <-held:
-			waited = true
-		case <-ctx.Done():
-			return waited, ctx.Err()
-		}
+	delete(p.sessions, s)
+	select {
+	case p.ended <- struct{}{}:
+	default:
 	}
 }
 

@@ -33,10 +33,10 @@ type session struct {
 	retired chan struct{} // closed when answers of engine are not the last
 	ended   chan struct{} // closed when all answers of engine are delivered
 
-	switched atomic.Bool  // to something else than HTTP/1
-	asked    atomic.Int64 // the moment of the last request; 0 for none
-	answered atomic.Int64 // the moment at which the engine last said something
-	lasting  atomic.Bool  // the last request's answer may pause for long
+	work     atomic.Pointer[work] // what was asked for last; nil for nothing
+	switched atomic.Bool          // to something else than HTTP/1
+	said     atomic.Int64         // the moment at which the client last said something
+	answered atomic.Int64         // the moment at which the engine did
 
 	mu     sync.Mutex // guards what follows
 	open   []io.Closer
@@ -116,8 +116,7 @@ var errSwitched = errors.New("connection was switched")
 
 // request carries one request to the engine.
 func (s *session) request(ctx context.Context, h head) error {
-	s.lasting.Store(h.lasts())
-	waited, err := s.proxy.begin(ctx, s)
+	waited, err := s.proxy.begin(ctx, s, work{name: h.method + " " + h.path(), lasts: h.lasts(), first: h.preparesExec()})
 	if err != nil {
 		return err
 	}
@@ -240,7 +239,7 @@ func (s *session) abandon(err error) {
 // answer copies what the engine says to the client.
 func (s *session) answer(engine io.Reader, retired, ended chan struct{}) {
 	defer close(ended)
-	_, err := copyAll(stamped{s.client, &s.answered}, engine)
+	_, err := copyAll(s.client, stamped{engine, &s.answered})
 	select {
 	case <-retired:
 		return
@@ -251,49 +250,28 @@ func (s *session) answer(engine io.Reader, retired, ended chan struct{}) {
 	}
 }
 
-// epoch is from when moments count: by the monotonic clock, which nobody sets.
-var epoch = time.Now()
+// goneLook is how often a client that has said all is looked at.
+const goneLook = time.Second
 
-// moment is nanoseconds since epoch, never 0.
-func moment(t time.Time) int64 { return int64(t.Sub(epoch)) + 1 }
-
-// How long an answer must have paused to count as given: where it ends is not
-// looked at.
-const (
-	quiet        = 3 * time.Second
-	quietLasting = 10 * time.Minute // of work that goes on while it has nothing to say
-)
-
-// busy reports whether the end of the engine would cut somebody off who can't
-// just ask again: a stream, a request without an answer, an answer under way.
-func (s *session) busy(now time.Time) bool {
-	asked, answered, pause := s.asked.Load(), s.answered.Load(), quiet
-	if s.lasting.Load() {
-		pause = quietLasting
-	}
-	return s.switched.Load() || asked > answered || answered > 0 && moment(now)-answered < int64(pause)
-}
-
-// stamped notes when something was written.
-type stamped struct {
-	io.Writer
-
-	last *atomic.Int64
-}
-
-func (w stamped) Write(p []byte) (int, error) {
-	w.last.Store(moment(time.Now()))
-	return w.Writer.Write(p)
-}
-
-// finish is the way of a client that has said all.
+// finish is the way of a client that has said all. It may still listen: when it
+// does not, nobody waits for the end of a stream on which nothing comes.
 func (s *session) finish() error {
 	if s.engine == nil {
 		return nil
 	}
 	_ = s.engine.CloseWrite()
-	<-s.ended
-	return nil
+	look := time.NewTicker(goneLook)
+	defer look.Stop()
+	for {
+		select {
+		case <-s.ended:
+			return nil
+		case <-look.C:
+			if _, err := s.client.Write(nil); err != nil {
+				s.close()
+			}
+		}
+	}
 }
 
 // refuse answers a request that is none, when all before it is answered.

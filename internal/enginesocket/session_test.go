@@ -237,18 +237,18 @@ func TestSolve(t *testing.T) {
 	message := appendField(nil, 2, "dockerfile.v0")
 	added := appendField(append([]byte{}, message...), 3, option("build-arg:HTTP_PROXY", "p"))
 	for _, upgrade := range []bool{true, false} {
-		transport := &http.Transport{Protocols: &plain, DialContext: func(context.Context, string, string) (net.Conn, error) {
-			conn := dialTest(t, path)
-			if !upgrade {
-				return conn, nil
-			}
-			in := bufio.NewReader(conn)
+		conn := dialTest(t, path)
+		in := bufio.NewReader(conn)
+		if upgrade {
 			_, err := io.WriteString(conn, "POST /grpc HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
 			if err == nil {
 				_, err = readHead(in)
 			}
-			return buffered{conn, in}, err
-		}}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		transport := &http.Transport{Protocols: &plain, DialContext: newOnceDialer(buffered{conn, in}).dial}
 		client := &http.Client{Transport: transport}
 		for call, want := range map[string][]byte{
 			"/moby.buildkit.v1.frontend.LLBBridge/Solve": framed(added),
@@ -294,73 +294,6 @@ func TestClientGoesAway(t *testing.T) {
 	case <-gone:
 	case <-time.After(5 * time.Second):
 		t.Error("the engine still answers")
-	}
-}
-
-// While the engine is about to start again requests wait, and nobody who waits
-// for an answer is cut off.
-func TestWhileQuiet(t *testing.T) {
-	asked, answer := make(chan struct{}), make(chan struct{})
-	dir := t.TempDir()
-	l, err := new(net.ListenConfig).Listen(t.Context(), "unix", filepath.Join(dir, "e"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	engine := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/wait" {
-			close(asked)
-			<-answer
-		}
-	})}
-	go func() { _ = engine.Serve(l) }()
-	defer engine.Close()
-	proxy := New(Config{Engine: l.Addr().String(), Log: slog.New(slog.DiscardHandler)})
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) {
-		ours, theirs, err := socketPair(t)
-		go proxy.Serve(t.Context(), theirs)
-		return ours, err
-	}}}
-	get := func(path string) error {
-		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://engine"+path, http.NoBody)
-		if err != nil {
-			return err
-		}
-		response, err := client.Do(request)
-		if err != nil {
-			return err
-		}
-		return response.Body.Close()
-	}
-	done := make(chan error)
-	go func() { done <- get("/wait") }()
-	<-asked
-	if ran, _ := proxy.WhileQuiet(func() error { return nil }); ran {
-		t.Error("the engine is started again although somebody waits for its answer")
-	}
-	close(answer)
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
-	restarting, restarted := make(chan struct{}), make(chan struct{})
-	go func() {
-		for ran := false; !ran && t.Context().Err() == nil; time.Sleep(10 * time.Millisecond) { // until the answer is long given
-			ran, _ = proxy.WhileQuiet(func() error {
-				close(restarting)
-				<-restarted
-				return nil
-			})
-		}
-	}()
-	<-restarting
-	go func() { done <- get("/later") }()
-	select {
-	case err := <-done:
-		t.Fatalf("a request does not wait for the restart: %v", err)
-	case <-time.After(100 * time.Millisecond):
-	}
-	close(restarted)
-	if err := <-done; err != nil {
-		t.Error(err)
 	}
 }
 

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"strings"
-	"time"
 )
 
 // requestSwitch carries a request after which the connection may be no HTTP/1.
@@ -18,7 +17,7 @@ func (s *session) requestSwitch(ctx context.Context, h head) error {
 		return err
 	}
 	build := h.path() == "/grpc" && strings.EqualFold(h.upgrade, "h2c") && len(s.proxy.extra(ctx).BuildArgs) > 0
-	from := bufio.NewReaderSize(s.engine, bufferSize)
+	from := bufio.NewReaderSize(stamped{s.engine, &s.answered}, bufferSize)
 	verdict := make(chan answered, 1)
 	go func() {
 		switched, err := s.answerHead(from)
@@ -35,7 +34,6 @@ func (s *session) requestSwitch(ctx context.Context, h head) error {
 	}
 	select {
 	case v := <-verdict:
-		s.answered.Store(moment(time.Now()))
 		s.switched.Store(v.switched)
 		switch {
 		case v.switched && build:
