@@ -30,6 +30,9 @@ func TestMemoryShortage(t *testing.T) {
 
 	t.Run("of a container", func(t *testing.T) {
 		was := s.Status(t)
+		if got := s.Docker(t, "info", "-f", "{{.MemoryLimit}} {{.CPUCfsQuota}} {{.CPUSet}} {{.PidsLimit}}"); got != "true true true true" {
+			t.Errorf("containers can be limited in memory, processor time, processors, processes: %s", got)
+		}
 		if out, code := s.TryDocker(t, sh("greedy", glutton, "-m", "32m", "--memory-swap", "32m")...); code != 137 {
 			t.Errorf("the greedy container: exit code %d: %s", code, out)
 		}
