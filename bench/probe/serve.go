@@ -39,6 +39,10 @@ func (s *sessions) counter(session uint64) *atomic.Uint64 {
 	return counter.(*atomic.Uint64)
 }
 
+// receiveBuffer is what a program asks for that expects a Gbit/s of datagrams: the
+// usual 208 KiB are full after a millisecond of it. The kernel may give less.
+const receiveBuffer = 4 << 20
+
 func serve(addr string) error {
 	ln, err := new(net.ListenConfig).Listen(context.Background(), "tcp", addr)
 	if err != nil {
@@ -46,6 +50,9 @@ func serve(addr string) error {
 	}
 	pc, err := new(net.ListenConfig).ListenPacket(context.Background(), "udp", addr)
 	if err != nil {
+		return err
+	}
+	if err := pc.(*net.UDPConn).SetReadBuffer(receiveBuffer); err != nil {
 		return err
 	}
 	seen := new(sessions)
