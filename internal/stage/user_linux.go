@@ -137,7 +137,7 @@ func addUser(t testing.TB) *User {
 	u := &User{User: found, RunDir: runtimeDir(found)}
 	uid, uidErr := strconv.Atoi(u.Uid)
 	gid, gidErr := strconv.Atoi(u.Gid)
-	if err := errors.Join(uidErr, gidErr, os.MkdirAll(u.RunDir, 0o700), os.Chown(u.RunDir, uid, gid)); err != nil {
+	if err := errors.Join(uidErr, gidErr, os.MkdirAll(filepath.Dir(u.RunDir), 0o755), os.MkdirAll(u.RunDir, 0o700), os.Chown(u.RunDir, uid, gid)); err != nil {
 		t.Fatal(err)
 	}
 	return u
