@@ -41,14 +41,14 @@ func TestSendAndReceive(t *testing.T) {
 		}
 		payloads = append(payloads, bytes.Repeat([]byte{7}, 65507))
 		control(t, from, func(fd uintptr) {
-			if n, err := Send(fd, toAddr, nil, payloads); n != len(payloads) || err != nil {
+			if n, err := new(Socket).Send(fd, toAddr, nil, payloads); n != len(payloads) || err != nil {
 				t.Fatalf("%s: %d of %d sent, %v", addr, n, len(payloads), err)
 			}
 		})
 		b, got := NewBatch(16, 1<<16, 0), 0
 		control(t, to, func(fd uintptr) {
 			for {
-				n, err := b.Receive(fd)
+				n, err := new(Socket).Receive(fd, b)
 				if err != nil {
 					if err != unix.EAGAIN {
 						t.Errorf("%s: receive: %v", addr, err)
@@ -74,7 +74,7 @@ func TestSendSaysWhichFailed(t *testing.T) {
 	from, _ := listen(t, "127.0.0.1:0")
 	_, to := listen(t, "127.0.0.1:0")
 	control(t, from, func(fd uintptr) {
-		n, err := Send(fd, to, nil, [][]byte{{1}, {2}, make([]byte, 1<<16), {3}})
+		n, err := new(Socket).Send(fd, to, nil, [][]byte{{1}, {2}, make([]byte, 1<<16), {3}})
 		if n != 2 || err != unix.EMSGSIZE {
 			t.Errorf("%d sent, %v; want 2 and EMSGSIZE", n, err)
 		}
@@ -89,8 +89,8 @@ func TestControl(t *testing.T) {
 		if err := unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_RECVORIGDSTADDR, 1); err != nil {
 			t.Fatal(err)
 		}
-		control(t, from, func(fd uintptr) { _, _ = Send(fd, toAddr, nil, [][]byte{{1}}) })
-		if n, err := b.Receive(fd); n != 1 || err != nil {
+		control(t, from, func(fd uintptr) { _, _ = new(Socket).Send(fd, toAddr, nil, [][]byte{{1}}) })
+		if n, err := new(Socket).Receive(fd, b); n != 1 || err != nil {
 			t.Fatalf("receive: %d, %v", n, err)
 		}
 	})
@@ -98,8 +98,17 @@ func TestControl(t *testing.T) {
 	if level != unix.SOL_IP || typ != unix.IP_ORIGDSTADDR || ParseSockaddr(data) != toAddr {
 		t.Errorf("control message %d %d %x, want the destination %s", level, typ, data, toAddr)
 	}
-	if level, typ, data := b.Control(1); level != 0 || typ != 0 || data != nil {
-		t.Errorf("an empty slot has control message %d %d %x", level, typ, data)
+	control(t, to, func(fd uintptr) {
+		if err := unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_RECVORIGDSTADDR, 0); err != nil {
+			t.Fatal(err)
+		}
+		control(t, from, func(fd uintptr) { _, _ = new(Socket).Send(fd, toAddr, nil, [][]byte{{1}}) })
+		if n, err := new(Socket).Receive(fd, b); n != 1 || err != nil {
+			t.Fatalf("receive: %d, %v", n, err)
+		}
+	})
+	if level, typ, data := b.Control(0); level != 0 || typ != 0 || data != nil {
+		t.Errorf("a datagram without control messages has %d %d %x", level, typ, data)
 	}
 }
 

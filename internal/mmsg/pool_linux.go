@@ -65,7 +65,7 @@ func (p *batchPool) take() *Batch {
 }
 
 func (p *batchPool) put(b *Batch) {
-	if b.Slots() == 1 {
+	if len(b.msgs) == 1 {
 		p.single.Put(b)
 		return
 	}

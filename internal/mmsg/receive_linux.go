@@ -24,11 +24,24 @@ type Batch struct {
 	names         []unix.RawSockaddrInet6
 	controls      []byte
 	bufs          []byte
+
+	messages  int // of the last receive
+	datagrams []datagram
 }
 
-// NewBatch returns memory for up to slots datagrams of room bytes each, with
-// control bytes for control messages each. A longer datagram is cut.
+// datagram is one of those that a message holds.
+type datagram struct {
+	message int
+	payload []byte
+}
+
+// groControl is the room of the control message UDP_GRO.
+var groControl = unix.CmsgSpace(4)
+
+// NewBatch returns memory for up to slots messages of room bytes each, with
+// control bytes for the caller's control messages each. A longer message is cut.
 func NewBatch(slots, room, control int) *Batch {
+	control += groControl
 	b := &Batch{
 		room: room, control: control,
 		msgs: make([]mmsghdr, slots), iovs: make([]unix.Iovec, slots), names: make([]unix.RawSockaddrInet6, slots),
@@ -41,22 +54,20 @@ func NewBatch(slots, room, control int) *Batch {
 		hdr.Iov = &b.iovs[i]
 		hdr.SetIovlen(1)
 		hdr.Name = (*byte)(unsafe.Pointer(&b.names[i]))
-		if control > 0 {
-			hdr.Control = &b.controls[i*control]
-		}
+		hdr.Control = &b.controls[i*control]
 	}
 	return b
 }
 
-// Slots is the most that one Receive returns.
-func (b *Batch) Slots() int { return len(b.msgs) }
+// Full reports that the last Receive filled the memory: there may be more.
+func (b *Batch) Full() bool { return b.messages == len(b.msgs) }
 
 // Buffer is the room of the first slot, for other uses between two Receives.
 func (b *Batch) Buffer() []byte { return b.bufs[:b.room] }
 
-// Receive takes the datagrams that are there, at least one, without waiting. The
-// error is an Errno: EAGAIN when there is none, or a pending error of the socket.
-func (b *Batch) Receive(fd uintptr) (int, error) {
+// receive takes messages and returns how many datagrams they hold.
+func (b *Batch) receive(fd uintptr) (int, error) {
+	b.messages, b.datagrams = 0, b.datagrams[:0]
 	for i := range b.msgs {
 		hdr := &b.msgs[i].hdr
 		hdr.Namelen = unix.SizeofSockaddrInet6
@@ -67,7 +78,11 @@ func (b *Batch) Receive(fd uintptr) (int, error) {
 		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&b.msgs[0])), uintptr(len(b.msgs)), unix.MSG_DONTWAIT, 0, 0)
 		switch errno {
 		case 0:
-			return int(n), nil
+			b.messages = int(n)
+			for i := range b.messages {
+				b.split(i, b.bufs[i*b.room:][:b.msgs[i].n], segmentSize(b.controlOf(i)))
+			}
+			return len(b.datagrams), nil
 		case unix.EINTR:
 		default:
 			return 0, errno
@@ -75,29 +90,67 @@ func (b *Batch) Receive(fd uintptr) (int, error) {
 	}
 }
 
+// split notes the datagrams of a message: of size bytes each, but the last; 0: it is
+// one datagram.
+func (b *Batch) split(message int, payload []byte, size int) {
+	for size > 0 && len(payload) > size {
+		b.datagrams = append(b.datagrams, datagram{message, payload[:size:size]})
+		payload = payload[size:]
+	}
+	b.datagrams = append(b.datagrams, datagram{message, payload})
+}
+
 // From is the sender of datagram i of the last Receive, unmapped; the zero value
 // for a family other than IPv4 and IPv6.
 func (b *Batch) From(i int) netip.AddrPort {
-	name := (*[unix.SizeofSockaddrInet6]byte)(unsafe.Pointer(&b.names[i]))
-	return ParseSockaddr(name[:min(int(b.msgs[i].hdr.Namelen), len(name))])
+	m := b.datagrams[i].message
+	name := (*[unix.SizeofSockaddrInet6]byte)(unsafe.Pointer(&b.names[m]))
+	return ParseSockaddr(name[:min(int(b.msgs[m].hdr.Namelen), len(name))])
 }
 
 // Payload is datagram i of the last Receive. The next one overwrites it.
-func (b *Batch) Payload(i int) []byte { return b.bufs[i*b.room:][:b.msgs[i].n] }
+func (b *Batch) Payload(i int) []byte { return b.datagrams[i].payload }
 
-// Control is the first control message of datagram i: its level, type and data.
-// Without one, or with a cut one, all are zero.
+// Control is the first of the control messages of datagram i that the caller asked
+// the socket for: its level, type and data. Without one, or with a cut one, all are
+// zero.
 func (b *Batch) Control(i int) (level, typ int32, data []byte) {
-	size := int(b.msgs[i].hdr.Controllen)
-	if size < unix.CmsgLen(0) || size > b.control {
-		return 0, 0, nil
+	level, typ, data, rest := cutControl(b.controlOf(b.datagrams[i].message))
+	if level == unix.SOL_UDP && typ == unix.UDP_GRO {
+		level, typ, data, _ = cutControl(rest)
 	}
-	raw := b.controls[i*b.control:][:size]
-	head := (*unix.Cmsghdr)(unsafe.Pointer(&raw[0]))
-	if int(head.Len) < unix.CmsgLen(0) || int(head.Len) > size {
-		return 0, 0, nil
+	return level, typ, data
+}
+
+// controlOf is all that the kernel said of a message.
+func (b *Batch) controlOf(message int) []byte {
+	size := int(b.msgs[message].hdr.Controllen)
+	return b.controls[message*b.control:][:min(size, b.control)]
+}
+
+// segmentSize reads the control message UDP_GRO, which the kernel puts before those
+// of IP and IPv6; 0 without one.
+func segmentSize(control []byte) int {
+	level, typ, data, _ := cutControl(control)
+	if level != unix.SOL_UDP || typ != unix.UDP_GRO || len(data) < 4 {
+		return 0
 	}
-	return head.Level, head.Type, raw[unix.CmsgLen(0):head.Len]
+	return int(int32(binary.NativeEndian.Uint32(data))) //nolint:gosec // a C int
+}
+
+// cutControl cuts the first control message off others. Without one, or with a cut
+// one, all are zero.
+func cutControl(control []byte) (level, typ int32, data, rest []byte) {
+	if len(control) < unix.CmsgLen(0) {
+		return 0, 0, nil, nil
+	}
+	head := (*unix.Cmsghdr)(unsafe.Pointer(&control[0]))
+	size := int(head.Len) //nolint:gosec // a cut or odd one is found below
+	if size < unix.CmsgLen(0) || size > len(control) {
+		return 0, 0, nil, nil
+	}
+	space := unix.CmsgSpace(size - unix.CmsgLen(0))
+	return head.Level, head.Type, control[unix.CmsgLen(0):size], control[min(space, len(control)):]
 }
 
 // ParseSockaddr reads a struct sockaddr_in or sockaddr_in6 as the kernel wrote

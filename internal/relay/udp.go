@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/portolan-net/portolan/internal/mmsg"
 	"github.com/portolan-net/portolan/internal/scarce"
 	"github.com/portolan-net/portolan/internal/system"
 )
@@ -57,6 +58,9 @@ type UDPConfig struct {
 	// as much of that datagram as the error quotes. It must not keep payload. It
 	// may be called by Send, too.
 	Refused func(source, peer netip.AddrPort, payload []byte, reason error)
+
+	// Offload says whether datagrams are joined; nil never does.
+	Offload *mmsg.Offload
 
 	// Ports chooses the host's ports of associations; nil leaves it to the kernel.
 	Ports *system.Outgoing

@@ -35,7 +35,8 @@ type udpSocket struct {
 	loop  *poll.Loop
 	id    int32
 
-	fd int // open while it has users
+	fd  int // open while it has users
+	msg mmsg.Socket
 
 	mu    sync.Mutex // guards users
 	users int        // the loop, and whoever sends
@@ -81,7 +82,7 @@ func bindUDP(fd int, six bool, to netip.AddrPort) (local netip.AddrPort, err err
 // start lets a loop tell what a's socket receives, until stop. Whatever comes of
 // it, the socket need not be closed by the caller.
 func (s *udpSocket) start(u *UDP, a *association) error {
-	s.table, s.of = u, a
+	s.table, s.of, s.msg.Offload = u, a, u.cfg.Offload
 	if s.loop = poll.Next(); s.loop == nil {
 		s.release()
 		return unix.EMFILE
@@ -152,7 +153,7 @@ func (u *UDP) send(a *association, peer netip.AddrPort, payloads [][]byte) error
 func (u *UDP) sendAll(a *association, fd uintptr, peer netip.AddrPort, payloads [][]byte) (first error) {
 	attempts := 0
 	for len(payloads) > 0 {
-		n, err := mmsg.Send(fd, peer, nil, payloads)
+		n, err := a.socket.msg.Send(fd, peer, nil, payloads)
 		if n > 0 {
 			attempts = 0
 		}
@@ -192,11 +193,11 @@ func (u *UDP) readReady(a *association, fd uintptr, b *mmsg.Batch) {
 		if a.ended.Load() {
 			return
 		}
-		n, err := b.Receive(fd)
+		n, err := a.socket.msg.Receive(fd, b)
 		switch {
 		case err == nil:
 			u.pass(a, b, n)
-			if n < b.Slots() {
+			if !b.Full() {
 				return
 			}
 		default: // EAGAIN, or the error of one peer; the queue says whose

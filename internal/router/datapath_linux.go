@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/portolan-net/portolan/internal/datapath"
+	"github.com/portolan-net/portolan/internal/mmsg"
 	"github.com/portolan-net/portolan/internal/portolan"
 	"github.com/portolan-net/portolan/internal/scarce"
 	"github.com/portolan-net/portolan/internal/socket"
@@ -36,6 +37,7 @@ type Datapath struct {
 	own  []netip.Addr   // the router's addresses
 	last netip.Addr     // the link's IPv4 broadcast address
 
+	offload   *mmsg.Offload
 	replies   replySockets
 	dialled   dialledUDP
 	sources   atomic.Pointer[[]netip.Prefix]
@@ -126,6 +128,19 @@ func (d *Datapath) SetSources(sources []netip.Prefix) {
 	sources = slices.Clone(sources)
 	d.sources.Store(&sources)
 	d.networks.Set(sources)
+}
+
+// SetOffload says what tells whether datagrams are joined; before Run.
+func (d *Datapath) SetOffload(o *mmsg.Offload) { d.offload, d.replies.offload = o, o }
+
+// CheckOffload tries whether datagrams can be joined in the router.
+func (d *Datapath) CheckOffload() error {
+	return mmsg.Check(func(six bool) (int, error) {
+		if six {
+			return d.pool.get(udp6)
+		}
+		return d.pool.get(udp4)
+	})
 }
 
 // Networks are the networks that SetSources named last.

@@ -37,6 +37,7 @@ type replyKey struct {
 
 type replySocket struct {
 	mu     sync.Mutex // guards the rest; held while sending
+	socket mmsg.Socket
 	fd     int
 	closed bool
 	used   time.Time
@@ -45,6 +46,7 @@ type replySocket struct {
 // replySockets makes, finds and closes reply sockets.
 type replySockets struct {
 	pool    *pool
+	offload *mmsg.Offload
 	waiting atomic.Int32   // sends that wait for a socket
 	later   sync.WaitGroup // the same
 
@@ -130,7 +132,7 @@ func (s *replySocket) send(payloads [][]byte, oob []byte, to netip.AddrPort) (bo
 	s.used = time.Now()
 	var first error
 	for len(payloads) > 0 {
-		n, err := mmsg.Send(uintptr(s.fd), to, oob, payloads)
+		n, err := s.socket.Send(uintptr(s.fd), to, oob, payloads)
 		if err == nil {
 			break
 		}
@@ -195,7 +197,7 @@ func (r *replySockets) adoptLocked(key replyKey, fd int) (*replySocket, error) {
 	if r.sockets == nil {
 		r.sockets = map[replyKey]*replySocket{}
 	}
-	sock := &replySocket{fd: fd, used: time.Now()}
+	sock := &replySocket{fd: fd, socket: mmsg.Socket{Offload: r.offload}, used: time.Now()}
 	r.sockets[key] = sock
 	return sock, nil
 }

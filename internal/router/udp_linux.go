@@ -39,8 +39,9 @@ type udpReader struct {
 	watched
 
 	handler  datapath.Handler
+	sockets  [2]mmsg.Socket // of udp
 	batch    *mmsg.Batch
-	payloads [][]byte // room for a batch
+	payloads [][]byte // room for what a batch holds
 }
 
 // serveUDP passes datagrams to the handler, until ctx ends.
@@ -49,6 +50,9 @@ func (d *Datapath) serveUDP(ctx context.Context, handler datapath.Handler) error
 		Datapath: d, watched: watched{all: d.udp[:]},
 		handler: handler, batch: mmsg.NewBatch(udpBatch, udpRoom, udpControl), payloads: make([][]byte, 0, udpBatch),
 	}
+	for i := range r.sockets {
+		r.sockets[i].Offload = d.offload
+	}
 	return r.serve(ctx, r)
 }
 
@@ -56,18 +60,18 @@ func (d *Datapath) serveUDP(ctx context.Context, handler datapath.Handler) error
 func (r *udpReader) Ready(tag int32, _ uint32) {
 	var n int
 	var err error
-	closed := r.udp[tag].Control(func(fd uintptr) { n, err = r.batch.Receive(fd) })
+	closed := r.udp[tag].Control(func(fd uintptr) { n, err = r.sockets[tag].Receive(fd, r.batch) })
 	switch err := errors.Join(closed, err); {
 	case err == nil:
-		r.deliverUDP(r.handler, r.batch, n, r.payloads)
+		r.payloads = r.deliverUDP(r.handler, r.batch, n, r.payloads)
 	case !errors.Is(err, unix.EAGAIN):
 		r.fail(r.udp[tag], fmt.Errorf("read UDP listener: %w", err))
 	}
 }
 
 // deliverUDP passes n datagrams on, those of one flow that follow each other
-// together. payloads is room for a batch.
-func (d *Datapath) deliverUDP(handler datapath.Handler, b *mmsg.Batch, n int, payloads [][]byte) {
+// together. It returns payloads, the room for them, empty.
+func (d *Datapath) deliverUDP(handler datapath.Handler, b *mmsg.Batch, n int, payloads [][]byte) [][]byte {
 	flow := portolan.Flow{Proto: portolan.UDP}
 	for i := range n {
 		src, dst := b.From(i), original(b, i)
@@ -78,6 +82,7 @@ func (d *Datapath) deliverUDP(handler datapath.Handler, b *mmsg.Batch, n int, pa
 		payloads = append(payloads, b.Payload(i))
 	}
 	d.handleUDP(handler, flow, payloads)
+	return payloads[:0]
 }
 
 func (d *Datapath) handleUDP(handler datapath.Handler, flow portolan.Flow, payloads [][]byte) {

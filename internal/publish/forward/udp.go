@@ -14,6 +14,7 @@ import (
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
 
+	"github.com/portolan-net/portolan/internal/mmsg"
 	"github.com/portolan-net/portolan/internal/scarce"
 )
 
@@ -57,6 +58,7 @@ type UDP struct {
 	Idle        time.Duration // 0 means DefaultIdle
 	MaxSessions int           // 0 means DefaultMaxSessions
 	Places      *scarce.Limit // each client has one for each session; nil: no bound
+	Offload     *mmsg.Offload // says whether datagrams are joined; nil never does
 	Log         *slog.Logger
 
 	full scarce.Seldom

@@ -23,10 +23,11 @@ type shared struct {
 	*UDP
 	deliver func(key sessionKey, payloads [][]byte)
 	ended   chan struct{}
-	room    [mmsg.MaxBorrowed][]byte // for what is passed on
+	room    [][]byte // for what is passed on
 	loop    *poll.Loop
 	id      int32
 	fd      int // -1 once ended
+	msg     mmsg.Socket
 }
 
 // dialled is a session's socket to the destination, in the loop of the shared one.
@@ -37,6 +38,7 @@ type dialled struct {
 	release func()
 	id      int32
 	fd      int // -1 once closed
+	msg     mmsg.Socket
 }
 
 // receive passes on what clients send, until Close. It takes the socket out of Go's
@@ -64,7 +66,7 @@ func (u *UDP) share(deliver func(sessionKey, [][]byte)) (*shared, error) {
 	if u.closed {
 		return nil, net.ErrClosed
 	}
-	s := &shared{UDP: u, deliver: deliver, ended: make(chan struct{}), loop: poll.Next()}
+	s := &shared{UDP: u, deliver: deliver, ended: make(chan struct{}), loop: poll.Next(), msg: mmsg.Socket{Offload: u.Offload}}
 	if s.loop == nil {
 		return nil, unix.EMFILE
 	}
@@ -106,7 +108,7 @@ func (s *shared) end() {
 func (s *shared) Ready(int32, uint32) {
 	b := mmsg.Borrow()
 	defer mmsg.Return(b)
-	n, err := b.Receive(uintptr(s.fd))
+	n, err := s.msg.Receive(uintptr(s.fd), b)
 	switch {
 	case err == nil:
 		s.pass(b, n)
@@ -142,6 +144,7 @@ func (s *shared) pass(b *mmsg.Batch, n int) {
 		key, payloads = next, append(payloads, b.Payload(i))
 	}
 	s.deliver(key, payloads)
+	s.room = payloads
 }
 
 // localKey reads where a datagram was sent to from the control message of IP_PKTINFO
@@ -163,7 +166,7 @@ func (s *shared) reply(of *session, payloads [][]byte) {
 	}
 	s.sent.Add(total(payloads))
 	for oob := of.oob; len(payloads) > 0; {
-		n, err := mmsg.Send(uintptr(s.fd), of.key.client, oob, payloads)
+		n, err := s.msg.Send(uintptr(s.fd), of.key.client, oob, payloads)
 		payloads = payloads[n:]
 		switch {
 		case err == nil:
@@ -195,7 +198,7 @@ func (u *UDP) open(of *session, conn net.Conn) error {
 		return err
 	}
 	u.mu.Lock()
-	d := &dialled{shared: u.shared, session: of, release: release, fd: fd}
+	d := &dialled{shared: u.shared, session: of, release: release, fd: fd, msg: mmsg.Socket{Offload: u.Offload}}
 	u.mu.Unlock()
 	u.running.Add(1)
 	d.loop.Call(func() {
@@ -243,7 +246,7 @@ func (d *dialled) write(payloads [][]byte) {
 		return
 	}
 	for again := false; len(payloads) > 0; {
-		n, err := mmsg.Send(uintptr(d.fd), netip.AddrPort{}, nil, payloads)
+		n, err := d.msg.Send(uintptr(d.fd), netip.AddrPort{}, nil, payloads)
 		payloads, again = payloads[n:], again && n == 0
 		switch {
 		case err == nil, errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOBUFS):
@@ -264,7 +267,7 @@ func (d *dialled) Ready(int32, uint32) {
 	b := mmsg.Borrow()
 	defer mmsg.Return(b)
 	for range turn {
-		n, err := b.Receive(uintptr(d.fd))
+		n, err := d.msg.Receive(uintptr(d.fd), b)
 		switch {
 		case err == nil:
 		case errors.Is(err, unix.EAGAIN):
@@ -281,7 +284,8 @@ func (d *dialled) Ready(int32, uint32) {
 		}
 		d.session.touch()
 		d.reply(d.session, payloads)
-		if n < b.Slots() {
+		d.room = payloads
+		if !b.Full() {
 			return
 		}
 	}
