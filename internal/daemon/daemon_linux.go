@@ -51,6 +51,7 @@ type daemon struct {
 	values       atomic.Pointer[settings.Values] // in force
 	taking       sync.Mutex                      // guards that values never goes back to an older state
 	families     hostFamilies
+	offload      udpOffload
 	upstreams    upstreams
 	deputy       *deputy.Deputy
 	forwarding   atomic.Pointer[forwarding]   // nil until the services start

@@ -45,6 +45,7 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 	if err != nil {
 		return err
 	}
+	d.offload.use(path, d.Log)
 	resolver := dns.New(dns.Config{
 		Link: d.link(), Source: names, Filter: d.dnsFilter, Local: d.families.has, Networks: path.Networks(),
 		Log: d.Log.With("part", "dns"),
@@ -60,7 +61,7 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 	out := egress.New(egress.Config{
 		Link: d.link(), Former: d.formerLinks, DNS: resolver, Machine: path, Networks: path.Networks(), Log: d.Log.With("part", "egress"),
 		Mode: d.mode, Ports: system.NewOutgoing(func() system.PortRange { return d.engineConfig().RandomPorts }),
-		AllowHost: allowHost, Proxies: proxies,
+		AllowHost: allowHost, Proxies: proxies, Offload: &d.offload.Offload,
 	})
 	forwarding, err := d.newForwarding(ctx, allowHost)
 	if err != nil {
@@ -74,7 +75,7 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 		Link: d.link(), Machine: path, Log: d.Log.With("part", "publish"),
 		Networks: link.networks, Holder: d.deputy.Holder, ListenOn: d.listenOn,
 		Relay: relay.Start, Labels: containers.labels, Name: containers.nameOf, Changed: func() { link.outside.changed() },
-		Connections: path.Flows(), Sessions: scarce.NewSessions(),
+		Connections: path.Flows(), Sessions: scarce.NewSessions(), Offload: &d.offload.Offload,
 	}
 	link.Table = publish.New(publishing)
 	link.hostNet = newHostNetwork(d, publishing)

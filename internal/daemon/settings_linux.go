@@ -46,6 +46,7 @@ func (d *daemon) takeSettings() {
 	before := d.values.Swap(&d.settings.Snapshot().Values)
 	d.chooseProxies()
 	d.limitHost()
+	d.offload.want(d.values.Load().UDPOffload, d.Log)
 	d.moveListeners(before)
 	d.moveServers(before)
 	if before != nil && before.Certificates != d.values.Load().Certificates {

@@ -43,6 +43,9 @@ func (d *daemon) status(ctx context.Context) api.Status {
 	if f := d.forwarding.Load(); f != nil && f.table.Bad() != nil {
 		s.Problems = append(s.Problems, f.table.Bad().Error())
 	}
+	if text := d.offload.problem(); text != "" {
+		s.Problems = append(s.Problems, text)
+	}
 	s.Problems = append(s.Problems, d.clashes(d.families.hostRoutes())...)
 	if s.Engine.Refused != "" {
 		s.Problems = append(s.Problems, fmt.Sprintf("%s: %s; those with which it last started are in force; choose others: portolan settings set %s ..., or go back: portolan settings unset %s",

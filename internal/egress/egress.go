@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"github.com/portolan-net/portolan/internal/datapath"
+	"github.com/portolan-net/portolan/internal/mmsg"
 	"github.com/portolan-net/portolan/internal/portolan"
 	"github.com/portolan-net/portolan/internal/relay"
 	"github.com/portolan-net/portolan/internal/scarce"
@@ -45,6 +46,8 @@ type Config struct {
 	Dialer Dialer
 	// Ports chooses the host's ports of what leaves; nil leaves it to the kernel.
 	Ports *system.Outgoing
+	// Offload says whether datagrams are joined; nil never does.
+	Offload *mmsg.Offload
 	// Networks are those of containers, each of which gets a part only of what is
 	// scarce; nil puts all into one.
 	Networks *scarce.Networks
@@ -90,7 +93,7 @@ func New(cfg Config) *Egress {
 		cfg.AllowHost = func(portolan.Flow) error { return nil }
 	}
 	e := &Egress{cfg: cfg, dials: scarce.NewLimit(dialBounds, cfg.Networks), aliases: newAliases()}
-	e.udp = relay.NewUDP(relay.UDPConfig{Ports: cfg.Ports, Network: cfg.Networks.Of, Reply: e.replyUDP, Refused: e.refusedUDP, Log: cfg.Log})
+	e.udp = relay.NewUDP(relay.UDPConfig{Ports: cfg.Ports, Offload: cfg.Offload, Network: cfg.Networks.Of, Reply: e.replyUDP, Refused: e.refusedUDP, Log: cfg.Log})
 	e.echo = relay.NewEcho(relay.EchoConfig{Reply: e.replyEcho, Refused: e.refusedEcho, Log: cfg.Log})
 	return e
 }

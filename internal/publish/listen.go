@@ -112,7 +112,7 @@ func (t *Table) socket(ctx context.Context, e *entry) (func(context.Context) err
 	}
 	e.udp = &forward.UDP{
 		Conn: c, Log: t.cfg.Log, Dial: t.dialUDP(e),
-		Idle: t.cfg.UDPIdle, MaxSessions: t.cfg.UDPSessions, Places: t.cfg.Sessions,
+		Idle: t.cfg.UDPIdle, MaxSessions: t.cfg.UDPSessions, Places: t.cfg.Sessions, Offload: t.cfg.Offload,
 	}
 	e.listener = e.udp
 	return e.udp.Serve, nil

@@ -33,6 +33,7 @@ import (
 
 	"github.com/portolan-net/portolan/internal/api"
 	"github.com/portolan-net/portolan/internal/datapath"
+	"github.com/portolan-net/portolan/internal/mmsg"
 	"github.com/portolan-net/portolan/internal/portolan"
 	"github.com/portolan-net/portolan/internal/relay"
 	"github.com/portolan-net/portolan/internal/scarce"
@@ -75,6 +76,8 @@ type Config struct {
 	// Connections and Sessions have a place for each TCP connection and UDP session,
 	// of each client. nil has no bound.
 	Connections, Sessions *scarce.Limit
+	// Offload says whether datagrams are joined; nil never does.
+	Offload *mmsg.Offload
 	// UDPIdle and UDPSessions replace forward.DefaultIdle and
 	// forward.DefaultMaxSessions.
 	UDPIdle     time.Duration

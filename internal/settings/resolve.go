@@ -91,6 +91,7 @@ type Values struct {
 	ProxyUser              string
 	ProxyPasswordCommand   string // for sh; "" for none
 	RandomPorts            system.PortRange
+	UDPOffload             bool   // datagrams are joined
 	SSHAgent               string // a path, none, or "" for where agents usually are
 }
 
@@ -184,6 +185,7 @@ func (s *Snapshot) values() Values {
 		Certificates:   get(KeyCertInside).Value == `true`,
 		HostNetwork:    get(KeyHostNet).Value == `true`,
 		SSHAgent:       get(KeySSHAgent).Value.Text(),
+		UDPOffload:     get(KeyUDPOffload).Value == `true`,
 	}
 	v.ProxyUser, v.ProxyPasswordCommand = get("portolan.proxyUser").Value.Text(), get("portolan.proxyPasswordCommand").Value.Text()
 	v.Proxy, v.ContainersProxy = proxyValues("proxy", get), proxyValues("containersProxy", get)
