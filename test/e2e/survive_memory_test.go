@@ -50,7 +50,7 @@ func TestMemoryShortage(t *testing.T) {
 	t.Run("of the machine", func(t *testing.T) {
 		was := s.Status(t)
 		group := memoryGroupOf(t, was.Machine.PID)
-		const spare = 96 << 20
+		const spare = 256 << 20 // an eighth of it has room for the programs' pages
 		group.limit(t, strconv.Itoa(group.unreclaimable(t)+spare))
 		t.Cleanup(func() { group.limit(t, group.none) })
 		// Held until it is stopped, and more than nine tenths of all.
