@@ -136,10 +136,19 @@ func (d *Datapath) SetOffload(o *mmsg.Offload) { d.offload, d.replies.offload = 
 // CheckOffload tries whether datagrams can be joined in the router.
 func (d *Datapath) CheckOffload() error {
 	return mmsg.Check(func(six bool) (int, error) {
+		k := udp4
 		if six {
-			return d.pool.get(udp6)
+			k = udp6
 		}
-		return d.pool.get(udp4)
+		fd, err := d.pool.get(k)
+		if err != nil {
+			return -1, err
+		}
+		// Else markUDP6 leads to the machine.
+		if err := unix.BindToDevice(fd, "lo"); err != nil {
+			return -1, errors.Join(fmt.Errorf("bind to lo: %w", err), unix.Close(fd))
+		}
+		return fd, nil
 	})
 }
 

@@ -138,6 +138,13 @@ func TestDial(t *testing.T) {
 		for _, size := range []string{"0", "1", "1400", "65507"} {
 			expect(t, testimage.OK, "udp-send", udp.addr, "-size", size)
 		}
+		train := serve(t, "echo-udp", "-addr", addr, "-mode", "train")
+		if r := expect(t, testimage.OK, "udp-train", train.addr); r.Count != 1 || r.Bytes != 40*1400+700 {
+			t.Errorf("a train comes back in %d messages with %d bytes", r.Count, r.Bytes)
+		}
+		if r := expect(t, testimage.OK, "udp-train", udp.addr); r.Count != 41 {
+			t.Errorf("a train comes back from a server that merges nothing in %d messages", r.Count)
+		}
 		expect(t, testimage.TooBig, "udp-send", udp.addr, "-size", "65528")
 	}
 }

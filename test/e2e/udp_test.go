@@ -1,12 +1,15 @@
 package e2e
 
 import (
+	"bufio"
 	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
 
+	"github.com/portolan-net/portolan/internal/api"
 	"github.com/portolan-net/portolan/internal/lab"
+	"github.com/portolan-net/portolan/internal/settings"
 	"github.com/portolan-net/portolan/internal/stage"
 	"github.com/portolan-net/portolan/internal/testimage"
 )
@@ -30,6 +33,67 @@ func TestUDP(t *testing.T) {
 			t.Run("host.docker.internal", func(t *testing.T) { checkHostDatagrams(t, s, from, 5400+uint16(10*i)) })
 			t.Run("published", func(t *testing.T) { checkPublishedUDP(t, s, network, 5300+uint16(i), neighbour, host) })
 		})
+	}
+	t.Run("offload", func(t *testing.T) {
+		checkTrains(t, s, neighbour, host)
+		from := inContainer(t, s, "client-offload", "--network", "mine")
+		for _, f := range families() {
+			t.Run(f.name, func(t *testing.T) { checkDatagrams(t, s, f, from) })
+		}
+		t.Run("host.docker.internal", func(t *testing.T) { checkHostDatagrams(t, s, from, 5420) })
+		t.Run("published", func(t *testing.T) { checkPublishedUDP(t, s, "mine", 5302, neighbour, host) })
+	})
+}
+
+// checkTrains sends datagrams that are one message where nothing on the way takes
+// them apart: the daemon does, until the setting is on. It stays on.
+func checkTrains(t *testing.T, s *stage.Stage, neighbour, host place) {
+	t.Helper()
+	const port = 5303
+	s.Serve(t, "trains", []string{"-p", fmt.Sprintf("%d:7/udp", port)}, "echo-udp", "-mode", "train")
+	from := inContainer(t, s, "trains-client")
+	check := func(messages int64) {
+		t.Helper()
+		for _, f := range families() {
+			for _, way := range []struct {
+				from place
+				to   string
+			}{
+				{from, hostPort(f.web, port)},
+				{neighbour, hostPort(f.host, port)},
+				{host, hostPort([]string{"127.0.0.1", "::1"}[f.index], port)},
+			} {
+				if got := way.from.run(t, "udp-train "+way.to); got.Outcome != testimage.OK || got.Count != messages {
+					t.Errorf("train to %s: %+v, want it in %d messages", way.to, got, messages)
+				}
+			}
+		}
+	}
+	for _, f := range families() {
+		serveTrains(t, s, hostPort(f.web, port))
+	}
+	check(41)
+	s.Portolan(t, "settings", "set", settings.KeyUDPOffload, "true")
+	check(1)
+	if status := s.Status(t); status.State != api.Running {
+		t.Errorf("status: %s: %s", status.State, status.Problems)
+	}
+}
+
+// serveTrains sends trains back, on the internet.
+func serveTrains(t *testing.T, s *stage.Stage, addr string) {
+	t.Helper()
+	server := s.Lab.Internet.Command(t.Context(), onNode(t, s, s.Lab.Internet).toolbox, "echo-udp", "-mode", "train", "-addr", addr)
+	said, err := server.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Wait() }) // t's context is done by then
+	if line, err := bufio.NewReader(said).ReadString('\n'); !strings.Contains(line, string(testimage.Listening)) {
+		t.Fatalf("server of trains on %s: %q, %v", addr, line, err)
 	}
 }
 

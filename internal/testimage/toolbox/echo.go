@@ -92,14 +92,19 @@ var tcpModes = map[string]func(*net.TCPConn) (int64, error){
 func echoUDP(ctx context.Context, args []string, _ *testimage.Result) error {
 	flags := newFlags("echo-udp")
 	addr := flags.String("addr", ":7", "listen address")
-	mode := flags.String("mode", "echo", "echo; whoami: the client's address; silent: say nothing")
+	mode := flags.String("mode", "echo", "echo; train: the same, merged and as merged; whoami: the client's address; silent: say nothing")
 	parse(flags, args, 0, 0)
-	if *mode != "echo" && *mode != "whoami" && *mode != "silent" {
+	if *mode != "echo" && *mode != "train" && *mode != "whoami" && *mode != "silent" {
 		return fmt.Errorf("mode %q: unknown", *mode)
 	}
 	conn, err := listenUDP(ctx, *addr)
 	if err != nil {
 		return err
+	}
+	if *mode == "train" {
+		if err := mergeDatagrams(conn); err != nil {
+			return err
+		}
 	}
 	announce("echo-udp", conn.LocalAddr())
 	end := context.AfterFunc(ctx, func() { _ = conn.Close() })
@@ -126,7 +131,8 @@ func echoUDP(ctx context.Context, args []string, _ *testimage.Result) error {
 		case "whoami":
 			answer = fmt.Appendln(nil, unmapped(client))
 		}
-		_, _, _ = conn.WriteMsgUDPAddrPort(answer, replySource(oob[:oobn]), client)
+		control := append(replySource(oob[:oobn]), segmentControl(mergedSize(oob[:oobn]))...)
+		_, _, _ = conn.WriteMsgUDPAddrPort(answer, control, client)
 	}
 }
 

@@ -30,11 +30,12 @@ type command struct {
 var commands = map[string]command{
 	"web":           {"[-addr :80] [-name NAME]: HTTP server: /, /ip, /bytes/N, POST /sha256", web},
 	"echo-tcp":      {"[-addr :7] [-mode echo|after-eof|rst|whoami|silent]: a line for each connection that ended", echoTCP},
-	"echo-udp":      {"[-addr :7] [-mode echo|whoami|silent]: a line for each new client", echoUDP},
+	"echo-udp":      {"[-addr :7] [-mode echo|train|whoami|silent]: a line for each new client", echoUDP},
 	"dns":           {"ADDR [-addr :53]: DNS server over UDP and TCP that knows one IPv4 address", serveDNS},
 	"get":           {"URL [-timeout 10s]: HTTP request", get},
 	"dial":          {"tcp|udp ADDR [-from ADDR] [-send N] [-expect-echo] [-timeout 10s]", dial},
 	"udp-send":      {"ADDR [-size 100] [-timeout 5s] [-from ADDR]: one datagram, whose echo must come back whole", udpSend},
+	"udp-train":     {"ADDR [-count 40] [-size 1400] [-timeout 5s]: datagrams sent as one message, whose echoes must come in order", udpTrain},
 	"ping":          {"IP [-count 1] [-size 56] [-ttl N] [-raw] [-timeout 5s]: ICMP echo", ping},
 	"lookup":        {"NAME [TYPE] [-server IP[:PORT]] [-tcp] [-bufsize 1232] [-timeout 10s]: without TYPE as programs do", lookup},
 	"stream-send":   {"ADDR [-bytes N] [-listen] [-timeout 10m]: sends, then waits for the receiver's digest", streamSend},
