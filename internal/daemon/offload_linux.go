@@ -19,16 +19,15 @@ type udpOffload struct {
 
 	mu     sync.Mutex // guards the rest
 	wanted bool
-	path   *router.Datapath // nil before the services start
-	failed error            // why it is off though wanted
+	test   func() error // nil before the services start
+	failed error        // why it is off though wanted
 }
 
-// use puts the setting in force for a datapath, before that runs.
-func (o *udpOffload) use(path *router.Datapath, log *slog.Logger) {
-	path.SetOffload(&o.Offload)
+// use puts the setting in force where test looks.
+func (o *udpOffload) use(test func() error, log *slog.Logger) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.path = path
+	o.test = test
 	o.chooseLocked(log)
 }
 
@@ -46,18 +45,18 @@ func (o *udpOffload) want(wanted bool, log *slog.Logger) {
 // chooseLocked tests, unless there is nothing to test yet.
 func (o *udpOffload) chooseLocked(log *slog.Logger) {
 	o.failed = nil
-	if !o.wanted || o.path == nil {
+	if !o.wanted || o.test == nil {
 		o.Set(false)
 		return
 	}
-	if o.failed = checkOffload(o.path); o.failed != nil {
+	if o.failed = o.test(); o.failed != nil {
 		log.Warn("datagrams are not joined", "setting", settings.KeyUDPOffload, "err", o.failed)
 	}
 	o.Set(o.failed == nil)
 }
 
-// checkOffload tries both sides.
-func checkOffload(path *router.Datapath) error {
+// testOffload tests both sides.
+func testOffload(path *router.Datapath) error {
 	if err := mmsg.Check(hostSocket); err != nil {
 		return fmt.Errorf("test on the host: %w", err)
 	}

@@ -45,7 +45,8 @@ func (d *daemon) startServices(ctx context.Context, group *errgroup.Group) error
 	if err != nil {
 		return err
 	}
-	d.offload.use(path, d.Log)
+	path.SetOffload(&d.offload.Offload)
+	d.offload.use(func() error { return testOffload(path) }, d.Log)
 	resolver := dns.New(dns.Config{
 		Link: d.link(), Source: names, Filter: d.dnsFilter, Local: d.families.has, Networks: path.Networks(),
 		Log: d.Log.With("part", "dns"),

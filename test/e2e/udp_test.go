@@ -73,10 +73,34 @@ func checkTrains(t *testing.T, s *stage.Stage, neighbour, host place) {
 		serveTrains(t, s, hostPort(f.web, port))
 	}
 	check(41)
+	// A loopback that takes less than a datagram of the test.
+	setLoopback(t, s, "1300")
+	s.Portolan(t, "settings", "set", settings.KeyUDPOffload, "true")
+	if status := s.Status(t); status.State != api.Degraded || !strings.Contains(strings.Join(status.Problems, ","), settings.KeyUDPOffload+" has no effect") {
+		t.Errorf("status after a test that fails: %s: %s", status.State, status.Problems)
+	}
+	setLoopback(t, s, "65536")
+	check(41)
+	s.Portolan(t, "settings", "unset", settings.KeyUDPOffload)
 	s.Portolan(t, "settings", "set", settings.KeyUDPOffload, "true")
 	check(1)
 	if status := s.Status(t); status.State != api.Running {
 		t.Errorf("status: %s: %s", status.State, status.Problems)
+	}
+	// Larger than what the machine's networks carry in one piece.
+	for _, f := range families() {
+		command := fmt.Sprintf("udp-train %s -size 9000 -count 5", hostPort([]string{"127.0.0.1", "::1"}[f.index], port))
+		if got := host.run(t, command); got.Outcome != testimage.OK {
+			t.Errorf("%s: %+v", command, got)
+		}
+	}
+}
+
+// setLoopback sets the MTU of the host's loopback.
+func setLoopback(t *testing.T, s *stage.Stage, mtu string) {
+	t.Helper()
+	if out, err := s.Lab.Host.Command(t.Context(), "ip", "link", "set", "lo", "mtu", mtu).CombinedOutput(); err != nil {
+		t.Fatalf("set the MTU of loopback: %v: %s", err, out)
 	}
 }
 
