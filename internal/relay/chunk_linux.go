@@ -16,14 +16,14 @@ type chunk struct {
 	n    int
 }
 
-// splice fills an empty chunk from the socket fd by way of a pipe. No bytes and
-// no error: no pipe was to be had, or nothing before the stream's end or its
-// urgent data, which receive tells apart.
-func (c *chunk) splice(fd int) error {
+// splice fills an empty chunk with up to most bytes from the socket fd, by way of
+// a pipe. No bytes and no error: no pipe was to be had, or nothing before the
+// stream's end or its urgent data, which receive tells apart.
+func (c *chunk) splice(fd, most int) error {
 	if c.pipe = pipes.get(); c.pipe == nil {
 		return nil
 	}
-	n, err := splice(fd, c.pipe.w, pipeSize)
+	n, err := splice(fd, c.pipe.w, most)
 	c.n = n
 	if n == 0 {
 		c.release()

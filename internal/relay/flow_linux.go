@@ -60,6 +60,7 @@ func (e *end) note(flags uint32) {
 type half struct {
 	chunk  chunk
 	bulk   bool // the last read filled the buffer
+	most   int  // how much is spliced at a time; 0 until the first time
 	over   bool // a FIN has been passed on
 	total  int64
 	since  time.Time // since when a write waits; zero when none does
@@ -184,7 +185,7 @@ func (f *flow) step(h *half, src, dst *end) (more bool, err error) {
 		if moved == turn {
 			return true, nil
 		}
-		switch err := h.fill(src, f.worker.scratch[:]); {
+		switch err := h.fill(src, dst, f.worker.scratch[:]); {
 		case err == unix.EAGAIN:
 			src.readable = false
 			return false, nil
@@ -231,11 +232,14 @@ func (f *flow) wait(h *half) {
 	}
 }
 
-// fill reads src's next chunk: small ones into the worker's buffer, large ones
-// into a pipe. No bytes and no error is the end of the stream.
-func (h *half) fill(src *end, scratch []byte) error {
+// fill reads src's next chunk for dst: small ones into the worker's buffer, large
+// ones into a pipe. No bytes and no error is the end of the stream.
+func (h *half) fill(src, dst *end, scratch []byte) error {
 	if h.bulk && !src.urgent {
-		err := h.chunk.splice(src.fd)
+		if h.most == 0 {
+			h.most = dst.wholePackets()
+		}
+		err := h.chunk.splice(src.fd, h.most)
 		h.bulk = h.chunk.n >= scratchSize
 		if err != nil || h.chunk.n > 0 {
 			return err
@@ -251,6 +255,21 @@ func (h *half) fill(src *end, scratch []byte) error {
 		src.readable = false // a short read has emptied the queue; what comes next is an event
 	}
 	return err
+}
+
+// wholePackets is the largest part of spliceSize that e sends as full packets. What
+// is left over would be one more packet after each chunk, and on its way through a
+// container's network a small packet costs nearly as much as a full one.
+func (e *end) wholePackets() int {
+	if !e.tcp {
+		return spliceSize
+	}
+	segment, err := unix.GetsockoptInt(e.fd, unix.IPPROTO_TCP, unix.TCP_MAXSEG)
+	if err != nil || segment <= 0 {
+		return spliceSize
+	}
+	packet := max(largestPacket/segment, 1) * segment
+	return spliceSize / packet * packet
 }
 
 // passEnd passes src's FIN on, unless it was in truth an RST whose error the

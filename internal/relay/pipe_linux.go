@@ -7,14 +7,23 @@ import (
 )
 
 // An unprivileged user gets 16,384 pages of pipes (pipe(7), pipe-user-pages-soft)
-// before the kernel makes new ones tiny. These two stay at an eighth of that.
+// before the kernel makes new ones tiny. These two stay at a quarter of that.
 // A direction holds a pipe only from its read to the end of its write, so few
 // are ever in use at once.
 const (
 	maxPipes = 32
-	pipeSize = 256 << 10
-	minPipe  = 64 << 10 // below this a buffer moves more at a time
+	pipeSize = 512 << 10 // a pipe takes no splice of more, however few its pieces
+	minPipe  = 64 << 10  // below this a buffer moves more at a time
 )
+
+// spliceSize is the most that is spliced at a time. The more it is, the less often
+// sender, relay and receiver wake each other. Twice as much saves little beyond that,
+// and stays in memory for a peer that never reads.
+const spliceSize = 480 << 10
+
+// largestPacket is how much of a stream the kernel puts into one packet, in whole
+// segments: 64 KiB with the headers (tcp_xmit_size_goal).
+const largestPacket = 64<<10 - 321
 
 // pipes lends pipes to the directions that have bytes to move.
 var pipes pipePool

@@ -64,7 +64,7 @@ var content = func() []byte {
 }()
 
 // sizes lie around what a worker treats differently.
-var sizes = []int{0, 1, 1000, scratchSize - 1, scratchSize, scratchSize + 1, pipeSize - 1, pipeSize, pipeSize + 1, 2*pipeSize + scratchSize, len(content)}
+var sizes = []int{0, 1, 1000, scratchSize - 1, scratchSize, scratchSize + 1, spliceSize - 1, spliceSize, spliceSize + 1, 2*spliceSize + scratchSize, len(content)}
 
 // way is one direction of a flow in the test.
 type way struct {

@@ -4,7 +4,7 @@ import "sync/atomic"
 
 const (
 	// maxStuck bounds what all blocked directions together keep in memory, but
-	// for littleRead each. It is what 256 of them have who were stopped while
+	// for littleRead each. It is what 140 of them have who were stopped while
 	// they had a full pipe, and as many times more who were not.
 	maxStuck   = 64 << 20
 	littleRead = 4 << 10

@@ -76,7 +76,7 @@ func TestTCPUrgentDataBehindSplice(t *testing.T) {
 	})
 	var got []byte
 	for h := (half{bulk: true}); ; h.bulk = true { // no event has told of it yet
-		if err := h.fill(&src, make([]byte, 100)); err != nil {
+		if err := h.fill(&src, &end{}, make([]byte, 100)); err != nil {
 			t.Fatal(err)
 		}
 		if h.chunk.n == 0 {

@@ -17,7 +17,7 @@ const (
 )
 
 // notSent bounds what the kernel queues unsent for a peer that reads slowly
-// (tcp(7), TCP_NOTSENT_LOWAT). It is twice what a relay moves at a time, so that a
+// (tcp(7), TCP_NOTSENT_LOWAT). It is more than a relay moves at a time, so that a
 // bulk transfer always has something to send.
 const notSent = 512 << 10
 
