@@ -110,7 +110,7 @@ func Keys() []Key {
 		Key{Name: KeyVariables, Type: Boolean, Default: `true`, Applies: Live, Ours: true, Help: "whether new containers and builds get HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY while a proxy is configured; see proxies.md"},
 		Key{Name: KeyCertInside, Type: Boolean, Default: `false`, Applies: Live, Ours: true, Help: "whether new containers and steps of builds get the host's CA certificates, as a file and in the variables that name it; see proxies.md"},
 	)
-	keys = append(keys, Key{Name: KeyUDPOffload, Type: Boolean, Default: `false`, Applies: Live, Ours: true, Help: "whether datagrams of one size that follow each other go through the kernel as one, and come as one (UDP_SEGMENT, UDP_GRO); only where a test finds that it works; see benchmarks.md"})
+	keys = append(keys, Key{Name: KeyUDPOffload, Type: Boolean, Default: `false`, Applies: Live, Ours: true, Help: "whether datagrams of one size that follow each other go through the kernel as one, and come as one (UDP_SEGMENT, UDP_GRO); only where a test finds that it works; see settings.md"})
 	keys = append(keys, proxyKeys("proxy", "what the engine uses to pull and push", "system", "manual", "none")...)
 	keys = append(keys, proxyKeys("containersProxy", "what containers use", "same-as-host", "system", "manual", "none")...)
 	keys = append(keys,
