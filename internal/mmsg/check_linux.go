@@ -112,7 +112,7 @@ func awaitDatagrams(fd int, b *Batch) (int, error) {
 	ready := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}} //nolint:gosec // a descriptor
 	for deadline := time.Now().Add(checkPatience); time.Now().Before(deadline); {
 		_, _ = unix.Poll(ready, int(checkPatience.Milliseconds()))
-		if n, err := b.receive(uintptr(fd)); err != unix.EAGAIN {
+		if n, err := b.receive(uintptr(fd)); !errors.Is(err, unix.EAGAIN) {
 			return n, err
 		}
 	}
