@@ -87,11 +87,21 @@ func checkTrains(t *testing.T, s *stage.Stage, neighbour, host place) {
 	if status := s.Status(t); status.State != api.Running {
 		t.Errorf("status: %s: %s", status.State, status.Problems)
 	}
-	// Larger than what the machine's networks carry in one piece.
+	// Larger than what the machine's usual networks and the LAN carry in one piece.
+	s.Docker(t, "network", "create", "--opt", "com.docker.network.driver.mtu=9000", "large")
+	t.Cleanup(func() { s.Docker(t, "network", "rm", "large") })
+	large := inContainer(t, s, "trains-large", "--network", "large")
 	for _, f := range families() {
-		command := fmt.Sprintf("udp-train %s -size 9000 -count 5", hostPort([]string{"127.0.0.1", "::1"}[f.index], port))
-		if got := host.run(t, command); got.Outcome != testimage.OK {
-			t.Errorf("%s: %+v", command, got)
+		for _, way := range []struct {
+			from place
+			to   string
+		}{
+			{large, hostPort(f.web, port)},
+			{host, hostPort([]string{"127.0.0.1", "::1"}[f.index], port)},
+		} {
+			if got := way.from.run(t, "udp-train "+way.to+" -size 8000 -count 5"); got.Outcome != testimage.OK {
+				t.Errorf("train of large datagrams to %s: %+v", way.to, got)
+			}
 		}
 	}
 }
