@@ -36,7 +36,6 @@ func probes() []probe {
 		{"macvlan", "macvlan networks", "modprobe macvlan", false, tryMacvlan},
 		{"nftables", "the router's rules", "modprobe nf_tables", true, tryTable},
 		{"nftables tproxy", "the router's rules", "modprobe nft_tproxy", true, tryTProxy},
-		{"nftables socket", "the router's rules", "modprobe nft_socket", true, trySocket},
 		{"nftables fib", "the router's rules", "modprobe nft_fib_inet", true, tryFib},
 		{"nftables masquerade", "the machine's rules", "modprobe nft_masq", true, tryMasquerade},
 		{"nftables set limit", "the router's rate limits", "modprobe nft_limit", true, tryLimit},

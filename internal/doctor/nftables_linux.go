@@ -59,15 +59,6 @@ func tryTProxy() error {
 	)
 }
 
-// trySocket: socket transparent 1 accept
-func trySocket() error {
-	return tryRule("socket",
-		&expr.Socket{Key: expr.SocketKeyTransparent, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{1}},
-		&expr.Verdict{Kind: expr.VerdictAccept},
-	)
-}
-
 // tryFib: fib daddr type local accept, and fib daddr . iif oif missing drop
 func tryFib() error {
 	err := tryRule("fib-type",

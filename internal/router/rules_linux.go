@@ -20,37 +20,45 @@ import (
 //	 meta mark 4 accept                                                                       (6)
 //	 iifname e0 ether saddr != MACHINE ip saddr != 192.168.65.0/24 drop                       (0)
 //	 iifname e0 ether saddr != MACHINE ip saddr 192.168.65.3 drop
-//	 iifname slow0 tcp flags & (syn|ack) == syn tproxy to :15001 meta mark set 1 accept       (1)
+//	 iifname slow0 tcp flags & rst == rst accept                                              (1)
+//	 iifname slow0 meta l4proto tcp tproxy to :15001 meta mark set 1 accept                   (2)
 //	 iifname e0 tcp flags & (syn|ack) == syn update @syn4 { ip saddr limit rate over 10000/second burst 10000 packets } drop
 //	 iifname e0 tcp flags & (syn|ack) == syn update @synnet4 { ip saddr & 255.255.0.0 limit rate over 20000/second burst 20000 packets } drop
-//	 iifname e0 tcp flags & (syn|ack) == syn meta mark set 2 accept                           (2)
-//	 meta l4proto tcp socket transparent 1 meta mark set 1 accept                             (3)
+//	 iifname e0 tcp flags & (syn|ack) == syn meta mark set 2 accept                           (3)
+//	 iifname e0 meta l4proto tcp tproxy to :0 meta mark set 1 accept                          (4)
+//	 iifname e0 tcp flags & rst == 0 limit rate 1000/second burst 1000 packets meta mark set 2 accept   (5)
 //	 iifname e0 icmp type { destination-unreachable, time-exceeded, parameter-problem } meta mark set 1 accept
 //	 iifname e0 icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem } meta mark set 1 accept
 //	 iifname e0 meta l4proto != { tcp, udp } fib daddr type != { local, multicast } meta mark set 2 accept
-//	 iifname slow0 meta l4proto tcp accept                                                    (4)
-//	 iifname e0 meta l4proto { tcp, udp } tproxy to :15001 meta mark set 1 accept
-//	 iifname e0 meta l4proto { tcp, udp } drop                                                (5)
+//	 iifname e0 meta l4proto { tcp, udp } tproxy to :15001 meta mark set 1 accept             (6)
+//	 iifname e0 meta l4proto { tcp, udp } drop
 //	}
 //	chain forward { type filter hook forward priority filter; policy drop;
 //	 iifname e0 oifname slow0 accept; iifname slow0 oifname e0 accept;
-//	 iifname e0 oifname h0 accept; iifname h0 oifname e0 accept; }                            (6)
+//	 iifname e0 oifname h0 accept; iifname h0 oifname e0 accept; }                            (7)
 //
 // (0) A container on macvlan speaks for itself only: its frames have a hardware
 // address of its own, and everything behind the machine comes with the
 // machine's. IPv6 alike, with link-local and unspecified sources for NDP.
-// (1) The SYN that the daemon gives back. (1) and (2) stand before (3), because
-// a socket in TIME_WAIT matches (3) too and would answer the SYN of a reused
-// port with an ACK; tproxy knows how to replace it.
-// (2) A new connection: held.
-// (3) Only TCP: for UDP it would steal datagrams of other flows.
-// (4) Resets that the daemon wrote.
-// (5) Else a datagram without listener loops over e0 until its TTL ends.
-// (6) Of a host that is connected; connect_linux.go says who gets the mark.
+// (1) Resets that the daemon wrote.
+// (2) What the daemon gives back, a SYN mostly.
+// (3) A new connection: held. It stands before (4), because a socket in TIME_WAIT
+// would answer the SYN of a reused port with an ACK; (2) knows how to replace it.
+// (4) Of a connection that stands. No listener has port 0, so this matches what has
+// a socket of its own, and the kernel looks for it only here.
+// (5) Of no connection, it seems. But while one processor makes one of a handshake,
+// another may find neither (until Linux 6.18), and the client's first bytes would be
+// answered with a reset. The daemon gives the packet back, and by then it is clear.
+// (6) Else a packet without listener loops over e0 until its TTL ends. That of TCP
+// is reset.
+// (7) Of a host that is connected; connect_linux.go says who gets the mark.
 const filterTable = "portolan"
 
 // proxyPort is where the transparent listeners are, on the loopback addresses.
 const proxyPort = 15001
+
+// strayRate is how many packets of no connection the daemon looks at in a second.
+const strayRate = 1000
 
 // A source may open 10,000 connections a second. More is a flood: it would
 // cost every other container the daemon's attention.
@@ -137,8 +145,9 @@ func addPrerouting(c *nftables.Conn, table *nftables.Table, both []family) error
 		add(iif(linkName), foreignMAC(), nfproto(f), sourceOutside(f, f.onLink), drop())
 		add(iif(linkName), foreignMAC(), nfproto(f), []expr.Any{f.saddr, is(expr.CmpOpEq, f.machine.AsSlice()...)}, drop())
 	}
+	add(iif(slowName), tcpFlags(flagRST, flagRST), accept())
 	for _, f := range both {
-		add(iif(slowName), syn(), nfproto(f), tproxy(f), mark(markLocal), accept())
+		add(iif(slowName), l4proto(expr.CmpOpEq, unix.IPPROTO_TCP), nfproto(f), tproxy(f, proxyPort), mark(markLocal), accept())
 	}
 	for _, f := range both {
 		for _, bound := range []struct {
@@ -157,7 +166,10 @@ func addPrerouting(c *nftables.Conn, table *nftables.Table, both []family) error
 		}
 	}
 	add(iif(linkName), syn(), mark(markSlow), accept())
-	add(l4proto(expr.CmpOpEq, unix.IPPROTO_TCP), transparent(), mark(markLocal), accept())
+	for _, f := range both {
+		add(iif(linkName), l4proto(expr.CmpOpEq, unix.IPPROTO_TCP), nfproto(f), tproxy(f, 0), mark(markLocal), accept())
+	}
+	add(iif(linkName), tcpFlags(flagRST, 0), underRate(strayRate), mark(markSlow), accept())
 	for _, f := range both {
 		for _, typ := range f.errors {
 			add(iif(linkName), nfproto(f), l4proto(expr.CmpOpEq, f.icmp), icmpType(typ), mark(markLocal), accept())
@@ -165,10 +177,9 @@ func addPrerouting(c *nftables.Conn, table *nftables.Table, both []family) error
 	}
 	add(iif(linkName), l4proto(expr.CmpOpNeq, unix.IPPROTO_TCP), l4proto(expr.CmpOpNeq, unix.IPPROTO_UDP),
 		daddrTypeNot(unix.RTN_LOCAL, unix.RTN_MULTICAST), mark(markSlow), accept())
-	add(iif(slowName), l4proto(expr.CmpOpEq, unix.IPPROTO_TCP), accept())
 	for _, proto := range []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
 		for _, f := range both {
-			add(iif(linkName), l4proto(expr.CmpOpEq, proto), nfproto(f), tproxy(f), mark(markLocal), accept())
+			add(iif(linkName), l4proto(expr.CmpOpEq, proto), nfproto(f), tproxy(f, proxyPort), mark(markLocal), accept())
 		}
 		add(iif(linkName), l4proto(expr.CmpOpEq, proto), drop())
 	}
@@ -239,11 +250,14 @@ func sourceNetwork(f family, bits int) []expr.Any {
 	}}
 }
 
-func syn() []expr.Any {
+func syn() []expr.Any { return tcpFlags(flagSYN|flagACK, flagSYN) }
+
+// tcpFlags matches TCP whose flags among which are these.
+func tcpFlags(which, are byte) []expr.Any {
 	return append(l4proto(expr.CmpOpEq, unix.IPPROTO_TCP),
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 13, Len: 1},
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{flagSYN | flagACK}, Xor: []byte{0}},
-		is(expr.CmpOpEq, flagSYN))
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{which}, Xor: []byte{0}},
+		is(expr.CmpOpEq, are))
 }
 
 func icmpType(typ byte) []expr.Any {
@@ -251,10 +265,6 @@ func icmpType(typ byte) []expr.Any {
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
 		is(expr.CmpOpEq, typ),
 	}
-}
-
-func transparent() []expr.Any {
-	return []expr.Any{&expr.Socket{Key: expr.SocketKeyTransparent, Register: 1}, is(expr.CmpOpEq, 1)}
 }
 
 func daddrTypeNot(types ...uint32) []expr.Any {
@@ -274,10 +284,16 @@ func overRate(set *nftables.Set, rate uint64) []expr.Any {
 	}}
 }
 
-func tproxy(f family) []expr.Any {
+// underRate matches so many packets a second.
+func underRate(rate uint64) []expr.Any {
+	return []expr.Any{&expr.Limit{Type: expr.LimitTypePkts, Rate: rate, Burst: uint32(rate), Unit: expr.LimitTimeSecond}}
+}
+
+// tproxy matches what belongs to a connection, or else to the listener on port.
+func tproxy(f family, port uint16) []expr.Any {
 	return []expr.Any{
 		&expr.Immediate{Register: 1, Data: f.loopback.AsSlice()},
-		&expr.Immediate{Register: 2, Data: binaryutil.BigEndian.PutUint16(proxyPort)},
+		&expr.Immediate{Register: 2, Data: binaryutil.BigEndian.PutUint16(port)},
 		&expr.TProxy{Family: f.nfproto, TableFamily: unix.NFPROTO_INET, RegAddr: 1, RegPort: 2},
 	}
 }

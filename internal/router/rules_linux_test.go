@@ -1,6 +1,7 @@
 package router
 
 import (
+	"encoding/binary"
 	"errors"
 	"net"
 	"net/netip"
@@ -118,6 +119,85 @@ func (l *lab) flood(t *testing.T, sources []netip.Addr, dst netip.Addr, count in
 		}
 		return nil
 	})
+}
+
+// TestStraySegment: what belongs to no connection is looked at twice, by way of the
+// daemon, and then reset. A reset of none is dropped at once.
+func TestStraySegment(t *testing.T) {
+	l := newLab(t)
+	l.attach(t, &fakeHandler{})
+	l.settledState(t) // of IPv6: it sends some packets of its own at first
+	both(t, func(t *testing.T, server, container netip.Addr) {
+		const ack = 77
+		before := l.slowPackets(t)
+		answer := l.segment(t, container, server, flagACK, ack)
+		if answer.flags != flagRST || answer.seq != ack {
+			t.Errorf("answer: %+v, want a reset of %d", answer, ack)
+		}
+		if n := l.slowPackets(t) - before; n != 1 {
+			t.Errorf("the daemon was asked %d times, want once", n)
+		}
+		if answer := l.segment(t, container, server, flagRST|flagACK, ack); answer != (tcpHeader{}) {
+			t.Errorf("a reset is answered: %+v", answer)
+		}
+		if n := l.slowPackets(t) - before; n != 1 {
+			t.Errorf("the daemon was asked %d times in all, want once", n)
+		}
+	})
+}
+
+// segment sends one without data as the machine would, and returns the answer, empty
+// if none comes within a second.
+func (l *lab) segment(t *testing.T, src, dst netip.Addr, flags byte, ack uint32) (answer tcpHeader) {
+	t.Helper()
+	const srcPort, dstPort = 4000, 80
+	b := make([]byte, 20)
+	binary.BigEndian.PutUint16(b, srcPort)
+	binary.BigEndian.PutUint16(b[2:], dstPort)
+	binary.BigEndian.PutUint32(b[8:], ack)
+	b[12], b[13] = 5<<4, flags
+	putChecksum(b, 16, src, dst, protoTCP)
+	typ := uint16(unix.ETH_P_IP)
+	if src.Is6() {
+		typ = unix.ETH_P_IPV6
+	}
+	frame := append(append(append(routerMAC(), machineMAC()...), byte(typ>>8), byte(typ)), buildIP(src, dst, protoTCP, b)...)
+	l.machine.do(t, func() error {
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		dev, err := net.InterfaceByName(machineName)
+		if err != nil {
+			return err
+		}
+		here := &unix.SockaddrLinklayer{Ifindex: dev.Index, Protocol: typ>>8 | typ<<8}
+		if err := errors.Join(unix.Bind(fd, here), unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 1})); err != nil {
+			return err
+		}
+		if err := unix.Sendto(fd, frame, 0, here); err != nil {
+			return err
+		}
+		for got := make([]byte, 2000); ; {
+			n, err := unix.Read(fd, got)
+			if err == unix.EAGAIN {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			p, ok := parsePacket(got[14:n])
+			if !ok || p.proto != protoTCP || p.src != dst {
+				continue
+			}
+			if answer, ok = parseTCP(p.payload); ok && answer.dstPort == srcPort {
+				answer.srcPort, answer.dstPort = 0, 0
+				return nil
+			}
+		}
+	})
+	return answer
 }
 
 // TestNoListenerNoLoop: without listeners a datagram is dropped, not routed back.

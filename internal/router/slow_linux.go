@@ -113,10 +113,15 @@ func (r *slowReader) take(b []byte, now time.Time) {
 	}
 }
 
-// slowTCP holds a SYN, or refuses it when its source is nobody's.
+// slowTCP holds a SYN, or refuses it when its source is nobody's. Everything else
+// seemed to be of no connection, and goes to the kernel for a second look.
 func (d *Datapath) slowTCP(ctx context.Context, held *heldTable, p packet, now time.Time) {
 	header, ok := parseTCP(p.payload)
-	if !ok || header.flags&(flagSYN|flagACK) != flagSYN {
+	if !ok {
+		return
+	}
+	if header.flags&(flagSYN|flagACK) != flagSYN {
+		d.writeSlow(p.raw)
 		return
 	}
 	flow := portolan.Flow{
