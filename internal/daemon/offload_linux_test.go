@@ -29,11 +29,11 @@ func TestUDPOffload(t *testing.T) {
 	expect("off", false, "", 1)
 	result = errors.New("test in the router: it is lost")
 	o.want(true, log)
-	expect("a test fails", false, "portolan.udpOffload has no effect, datagrams go one by one: test in the router: it is lost", 2)
+	expect("a test fails", false, "portolan.udpOffload has no effect, datagrams go one by one: test in the router: it is lost", 3)
 	o.want(false, log)
-	expect("off after that", false, "", 2)
+	expect("off after that", false, "", 3)
 	result = nil
 	o.want(true, log)
 	o.use(func() error { return errors.New("no") }, log)
-	expect("another router", false, "no", 3)
+	expect("another router", false, "no", 4)
 }

@@ -161,12 +161,14 @@ func (h *head) maySwitch() bool {
 }
 
 // lasts reports work whose answer begins at once and ends with it: pull, push,
-// build, load, `docker wait`.
+// build, load, save, export, `docker wait`.
 func (h *head) lasts() bool {
 	path := h.path()
-	return h.method == "POST" && (path == "/images/create" || path == "/images/load" || path == "/build" ||
-		strings.HasPrefix(path, "/images/") && strings.HasSuffix(path, "/push") ||
-		strings.HasPrefix(path, "/containers/") && strings.HasSuffix(path, "/wait"))
+	return h.method == "GET" && (path == "/images/get" || strings.HasPrefix(path, "/images/") && strings.HasSuffix(path, "/get") ||
+		strings.HasPrefix(path, "/containers/") && strings.HasSuffix(path, "/export")) ||
+		h.method == "POST" && (path == "/plugins/pull" || path == "/images/create" || path == "/images/load" || path == "/build" ||
+			strings.HasPrefix(path, "/images/") && strings.HasSuffix(path, "/push") ||
+			strings.HasPrefix(path, "/containers/") && strings.HasSuffix(path, "/wait"))
 }
 
 // preparesExec reports the first of the two requests of `docker exec`. A restart

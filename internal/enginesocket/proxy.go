@@ -46,6 +46,7 @@ type Proxy struct {
 	mu       sync.Mutex // guards what follows
 	sessions map[*session]bool
 	held     chan struct{} // closed when requests may go on; nil when they may
+	vain     time.Time     // when they were held for nothing
 }
 
 // New returns a Proxy. It holds nothing open.

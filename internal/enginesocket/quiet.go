@@ -22,7 +22,8 @@ import (
 // The moment between two clients is enough: the end of a session is an event.
 // Nor does a client that asks again and again put a restart off: when all that is
 // left are answers that have come to rest, new requests are held until quiet is
-// over, and the restart with it. A client that hangs is given up after
+// over, and the restart with it. Where an answer goes on after all (docker stats),
+// requests are not held again for a while. A client that hangs is given up after
 // quietStream, and one that is gone was never waited for.
 const (
 	quiet        = 3 * time.Second
@@ -32,6 +33,7 @@ const (
 	rest      = 200 * time.Millisecond // of an answer that has probably been given
 	quietLook = 100 * time.Millisecond // how often silence is looked for
 	quietWait = 30 * time.Second       // how long one call waits
+	holdAgain = 5 * time.Minute        // after requests have been held in vain
 	tellAgain = time.Minute            // between two words about who is waited for
 )
 
@@ -140,9 +142,11 @@ func (p *Proxy) hold(now time.Time) *work {
 		}
 	}
 	switch {
-	case !free:
+	case !free && p.held != nil:
+		p.vain = now
 		p.releaseLocked()
-	case p.held == nil:
+	case !free:
+	case p.held == nil && (longest == nil || now.Sub(p.vain) >= holdAgain):
 		p.held = make(chan struct{})
 	}
 	return longest

@@ -259,3 +259,35 @@ func TestQuietWhenStreamIsLeft(t *testing.T) {
 		t.Error("a restart waits for a client that has gone away")
 	}
 }
+
+// An answer that goes on and on, as that of docker stats, has requests held once, and
+// not again and again.
+func TestRequestsAreHeldInVainOnce(t *testing.T) {
+	s, began := new(session), time.Now()
+	p := &Proxy{sessions: map[*session]bool{s: true}}
+	s.work.Store(&work{since: began})
+	looks := func(answered, now time.Duration) (held bool) {
+		s.answered.Store(moment(began.Add(answered)))
+		if p.hold(began.Add(now)) == nil {
+			t.Errorf("after %v nobody is busy", now)
+		}
+		return p.held != nil
+	}
+	if !looks(0, rest) {
+		t.Error("requests are not held while an answer rests")
+	}
+	if looks(time.Second, time.Second) {
+		t.Error("requests are held although the answer goes on")
+	}
+	if looks(time.Second, 2*time.Second) {
+		t.Error("requests are held again at once")
+	}
+	if later := time.Second + holdAgain; !looks(later-rest, later) {
+		t.Error("requests are never held again")
+	}
+	looks(holdAgain+time.Minute, holdAgain+time.Minute) // in vain
+	delete(p.sessions, s)
+	if p.hold(began.Add(holdAgain+2*time.Minute)) != nil || p.held == nil {
+		t.Error("requests are not held during a restart")
+	}
+}

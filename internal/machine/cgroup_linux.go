@@ -123,11 +123,13 @@ func (c cgroup) makeIn(root string) error {
 	return nil
 }
 
-// handDown gives the groups in a v2 group all controllers that this has itself:
+// controllers are those of docker's limits.
+var controllers = []string{"cpu", "cpuset", "hugetlb", "io", "memory", "pids"}
+
+// handDown gives the groups in a v2 group the controllers that this has itself:
 // they get none by themselves (kernel, cgroup-v2.rst, "Enabling and Disabling").
 func handDown(dir string) {
-	names, _ := os.ReadFile(filepath.Join(dir, "cgroup.controllers")) // without it there are none
-	for name := range strings.FieldsSeq(string(names)) {
+	for _, name := range controllers {
 		// One at a time: a controller that can't be had must not spoil the rest.
 		_ = os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+name), 0)
 	}

@@ -146,7 +146,11 @@ func TestOffloadKeepsDatagrams(t *testing.T) {
 					to.Offload.Set(merge)
 					sender, _ := listen(t, addr)
 					receiver, at := listen(t, addr)
-					_ = receiver.SetReadBuffer(4 << 20)
+					control(t, receiver, func(fd uintptr) {
+						if err := unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4<<20); err != nil {
+							t.Fatal(err)
+						}
+					})
 					receive(t, receiver, to, 0) // merges from now on
 					want := sized(sizes...)
 					control(t, sender, func(fd uintptr) {

@@ -90,9 +90,16 @@ func (b *Batch) receive(fd uintptr) (int, error) {
 	}
 }
 
+// maxPieces is how many datagrams the kernel merges into one message
+// (UDP_MAX_SEGMENTS).
+const maxPieces = 128
+
 // split notes the datagrams of a message: of size bytes each, but the last; 0: it is
-// one datagram.
+// one datagram. What has more than the kernel makes is a forgery, and dropped.
 func (b *Batch) split(message int, payload []byte, size int) {
+	if size > 0 && len(payload) > maxPieces*size {
+		return
+	}
 	for size > 0 && len(payload) > size {
 		b.datagrams = append(b.datagrams, datagram{message, payload[:size:size]})
 		payload = payload[size:]

@@ -17,7 +17,7 @@ import (
 // The packet filter, in the language of nft(8):
 //
 //	chain pre { type filter hook prerouting priority mangle;
-//	 meta mark 4 accept                                                                       (6)
+//	 meta mark 4 accept                                                                       (7)
 //	 iifname e0 ether saddr != MACHINE ip saddr != 192.168.65.0/24 drop                       (0)
 //	 iifname e0 ether saddr != MACHINE ip saddr 192.168.65.3 drop
 //	 iifname slow0 tcp flags & rst == rst accept                                              (1)
@@ -25,8 +25,10 @@ import (
 //	 iifname e0 tcp flags & (syn|ack) == syn update @syn4 { ip saddr limit rate over 10000/second burst 10000 packets } drop
 //	 iifname e0 tcp flags & (syn|ack) == syn update @synnet4 { ip saddr & 255.255.0.0 limit rate over 20000/second burst 20000 packets } drop
 //	 iifname e0 tcp flags & (syn|ack) == syn meta mark set 2 accept                           (3)
-//	 iifname e0 meta l4proto tcp tproxy to :0 meta mark set 1 accept                          (4)
-//	 iifname e0 tcp flags & rst == 0 limit rate 1000/second burst 1000 packets meta mark set 2 accept   (5)
+//	 iifname e0 meta l4proto tcp tproxy to :1 meta mark set 1 accept                          (4)
+//	 iifname e0 tcp flags & rst == 0 update @stray4 { ip saddr limit rate 10/second burst 10 packets }
+//	  update @straynet4 { ip saddr & 255.255.0.0 limit rate 20/second burst 20 packets }
+//	  limit rate 100/second burst 100 packets meta mark set 2 accept                          (5)
 //	 iifname e0 icmp type { destination-unreachable, time-exceeded, parameter-problem } meta mark set 1 accept
 //	 iifname e0 icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem } meta mark set 1 accept
 //	 iifname e0 meta l4proto != { tcp, udp } fib daddr type != { local, multicast } meta mark set 2 accept
@@ -44,21 +46,32 @@ import (
 // (2) What the daemon gives back, a SYN mostly.
 // (3) A new connection: held. It stands before (4), because a socket in TIME_WAIT
 // would answer the SYN of a reused port with an ACK; (2) knows how to replace it.
-// (4) Of a connection that stands. No listener has port 0, so this matches what has
+// (4) Of a connection that stands. No listener has port 1, so this matches what has
 // a socket of its own, and the kernel looks for it only here.
 // (5) Of no connection, it seems. But while one processor makes one of a handshake,
 // another may find neither (until Linux 6.18), and the client's first bytes would be
 // answered with a reset. The daemon gives the packet back, and by then it is clear.
+// That is one packet of thousands of connections, so few are let through: each may
+// be 64 KB, which slow0 has in 45 pieces.
 // (6) Else a packet without listener loops over e0 until its TTL ends. That of TCP
 // is reset.
 // (7) Of a host that is connected; connect_linux.go says who gets the mark.
 const filterTable = "portolan"
 
-// proxyPort is where the transparent listeners are, on the loopback addresses.
-const proxyPort = 15001
+// proxyPort is where the transparent listeners are, on the loopback addresses, and
+// nobodysPort where there is none.
+const (
+	proxyPort   = 15001
+	nobodysPort = 1
+)
 
-// strayRate is how many packets of no connection the daemon looks at in a second.
-const strayRate = 1000
+// Packets of no connection that the daemon looks at in a second: of a source, of a
+// network, whose containers may forge each other's addresses, and of all.
+const (
+	strayRate    = 10
+	strayNetRate = 2 * strayRate
+	strayAllRate = 100
+)
 
 // A source may open 10,000 connections a second. More is a flood: it would
 // cost every other container the daemon's attention.
@@ -79,9 +92,8 @@ type family struct {
 	machine  netip.Addr
 	icmp     byte   // protocol number
 	errors   []byte // ICMP types that concern the router's own sockets
-	set      string
-	network  int // bits that stand for a container network in netSet
-	netSet   string
+	suffix   string // of the names of sets
+	network  int    // bits that stand for a container network in a set
 	keyType  nftables.SetDatatype
 }
 
@@ -91,14 +103,14 @@ func families(link portolan.Link) []family {
 		{
 			onLink: []netip.Prefix{link.V4}, machine: machine.V4,
 			nfproto: unix.NFPROTO_IPV4, loopback: loopback4, icmp: protoICMP, errors: []byte{3, 11, 12},
-			saddr: &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 4},
-			set:   "syn4", keyType: nftables.TypeIPAddr, network: 16, netSet: "synnet4",
+			saddr:  &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 4},
+			suffix: "4", keyType: nftables.TypeIPAddr, network: 16,
 		},
 		{
 			onLink: []netip.Prefix{link.V6, linkLocal6, unspecified6}, machine: machine.V6,
 			nfproto: unix.NFPROTO_IPV6, loopback: loopback6, icmp: protoICMPv6, errors: []byte{1, 2, 3, 4},
-			saddr: &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 8, Len: 16},
-			set:   "syn6", keyType: nftables.TypeIP6Addr, network: 64, netSet: "synnet6",
+			saddr:  &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 8, Len: 16},
+			suffix: "6", keyType: nftables.TypeIP6Addr, network: 64,
 		},
 	}
 }
@@ -154,22 +166,30 @@ func addPrerouting(c *nftables.Conn, table *nftables.Table, both []family) error
 			set  string
 			bits int
 			rate uint64
-		}{{f.set, f.machine.BitLen(), synRate}, {f.netSet, f.network, netRate}} {
-			set := &nftables.Set{
-				Table: table, Name: bound.set, KeyType: f.keyType, Dynamic: true,
-				HasTimeout: true, Timeout: synForget, Size: synSources,
+		}{{"syn", f.machine.BitLen(), synRate}, {"synnet", f.network, netRate}} {
+			set, err := countingSet(c, table, f, bound.set)
+			if err != nil {
+				return err
 			}
-			if err := c.AddSet(set, nil); err != nil {
-				return fmt.Errorf("add set %s: %w", bound.set, err)
-			}
-			add(iif(linkName), syn(), nfproto(f), sourceNetwork(f, bound.bits), overRate(set, bound.rate), drop())
+			add(iif(linkName), syn(), nfproto(f), sourceNetwork(f, bound.bits), keyedRate(set, bound.rate, true), drop())
 		}
 	}
 	add(iif(linkName), syn(), mark(markSlow), accept())
 	for _, f := range both {
-		add(iif(linkName), l4proto(expr.CmpOpEq, unix.IPPROTO_TCP), nfproto(f), tproxy(f, 0), mark(markLocal), accept())
+		add(iif(linkName), l4proto(expr.CmpOpEq, unix.IPPROTO_TCP), nfproto(f), tproxy(f, nobodysPort), mark(markLocal), accept())
 	}
-	add(iif(linkName), tcpFlags(flagRST, 0), underRate(strayRate), mark(markSlow), accept())
+	for _, f := range both {
+		source, err := countingSet(c, table, f, "stray")
+		if err != nil {
+			return err
+		}
+		network, err := countingSet(c, table, f, "straynet")
+		if err != nil {
+			return err
+		}
+		add(iif(linkName), tcpFlags(flagRST, 0), nfproto(f), sourceNetwork(f, f.machine.BitLen()), keyedRate(source, strayRate, false),
+			sourceNetwork(f, f.network), keyedRate(network, strayNetRate, false), []expr.Any{rate(strayAllRate, false)}, mark(markSlow), accept())
+	}
 	for _, f := range both {
 		for _, typ := range f.errors {
 			add(iif(linkName), nfproto(f), l4proto(expr.CmpOpEq, f.icmp), icmpType(typ), mark(markLocal), accept())
@@ -275,18 +295,29 @@ func daddrTypeNot(types ...uint32) []expr.Any {
 	return out
 }
 
-// overRate matches what comes too often for the key that is loaded.
-func overRate(set *nftables.Set, rate uint64) []expr.Any {
-	limit := &expr.Limit{Type: expr.LimitTypePkts, Rate: rate, Burst: uint32(rate), Unit: expr.LimitTimeSecond, Over: true}
+// countingSet adds a set of sources or networks whose packets are counted.
+func countingSet(c *nftables.Conn, table *nftables.Table, f family, name string) (*nftables.Set, error) {
+	set := &nftables.Set{
+		Table: table, Name: name + f.suffix, KeyType: f.keyType, Dynamic: true,
+		HasTimeout: true, Timeout: synForget, Size: synSources,
+	}
+	if err := c.AddSet(set, nil); err != nil {
+		return nil, fmt.Errorf("add set %s: %w", set.Name, err)
+	}
+	return set, nil
+}
+
+// keyedRate matches up to so many packets a second for the key that is loaded, or
+// only what is over that.
+func keyedRate(set *nftables.Set, perSecond uint64, over bool) []expr.Any {
 	return []expr.Any{&expr.Dynset{
 		SrcRegKey: 1, SetName: set.Name, SetID: set.ID,
-		Operation: unix.NFT_DYNSET_OP_UPDATE, Exprs: []expr.Any{limit},
+		Operation: unix.NFT_DYNSET_OP_UPDATE, Exprs: []expr.Any{rate(perSecond, over)},
 	}}
 }
 
-// underRate matches so many packets a second.
-func underRate(rate uint64) []expr.Any {
-	return []expr.Any{&expr.Limit{Type: expr.LimitTypePkts, Rate: rate, Burst: uint32(rate), Unit: expr.LimitTimeSecond}}
+func rate(perSecond uint64, over bool) expr.Any {
+	return &expr.Limit{Type: expr.LimitTypePkts, Rate: perSecond, Burst: uint32(perSecond), Unit: expr.LimitTimeSecond, Over: over}
 }
 
 // tproxy matches what belongs to a connection, or else to the listener on port.
