@@ -221,6 +221,18 @@ func (l *lab) forge(t *testing.T, src, dst netip.AddrPort) {
 // frame sends an Ethernet frame from the machine to the router.
 func (l *lab) frame(t *testing.T, to, from net.HardwareAddr, typ uint16, payload []byte) {
 	t.Helper()
+	l.withLink(t, func(fd int, link unix.SockaddrLinklayer) error {
+		b := append(append(bytes.Clone(to), from...), byte(typ>>8), byte(typ))
+		if err := unix.Sendto(fd, append(b, payload...), 0, &link); err != nil {
+			return fmt.Errorf("send frame: %w", err)
+		}
+		return nil
+	})
+}
+
+// withLink calls do in the machine, with a packet socket and its link to the router.
+func (l *lab) withLink(t *testing.T, do func(fd int, link unix.SockaddrLinklayer) error) {
+	t.Helper()
 	l.machine.do(t, func() error {
 		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
@@ -231,10 +243,6 @@ func (l *lab) frame(t *testing.T, to, from net.HardwareAddr, typ uint16, payload
 		if err != nil {
 			return err
 		}
-		b := append(append(bytes.Clone(to), from...), byte(typ>>8), byte(typ))
-		if err := unix.Sendto(fd, append(b, payload...), 0, &unix.SockaddrLinklayer{Ifindex: dev.Index}); err != nil {
-			return fmt.Errorf("send frame: %w", err)
-		}
-		return nil
+		return do(fd, unix.SockaddrLinklayer{Ifindex: dev.Index})
 	})
 }

@@ -49,7 +49,7 @@ import (
 // (4) Of a connection that stands. No listener has port 1, so this matches what has
 // a socket of its own, and the kernel looks for it only here.
 // (5) Of no connection, it seems. But while one processor makes one of a handshake,
-// another may find neither (until Linux 6.18), and the client's first bytes would be
+// another may find neither (seen with Linux 6.18), and the client's first bytes would be
 // answered with a reset. The daemon gives the packet back, and by then it is clear.
 // That is one packet of thousands of connections, so few are let through: each may
 // be 64 KB, which slow0 has in 45 pieces.

@@ -3,7 +3,6 @@ package router
 import (
 	"encoding/binary"
 	"errors"
-	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -87,17 +86,7 @@ func (l *lab) slowPackets(t *testing.T) (n uint64) {
 // flood sends SYNs with the machine's hardware address and any sources in turn.
 func (l *lab) flood(t *testing.T, sources []netip.Addr, dst netip.Addr, count int) {
 	t.Helper()
-	l.machine.do(t, func() error {
-		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		dev, err := net.InterfaceByName(machineName)
-		if err != nil {
-			return err
-		}
-		to := &unix.SockaddrLinklayer{Ifindex: dev.Index}
+	l.withLink(t, func(fd int, link unix.SockaddrLinklayer) error {
 		typ := []byte{unix.ETH_P_IP >> 8, unix.ETH_P_IP & 0xff}
 		if dst.Is6() {
 			typ = []byte{unix.ETH_P_IPV6 >> 8, unix.ETH_P_IPV6 & 0xff}
@@ -113,7 +102,7 @@ func (l *lab) flood(t *testing.T, sources []netip.Addr, dst netip.Addr, count in
 			frames = append(frames, append(slices.Clip(header), buildIP(src, dst, protoTCP, segment)...))
 		}
 		for i := range count {
-			if err := unix.Sendto(fd, frames[i%len(frames)], 0, to); err != nil && !errors.Is(err, unix.ENOBUFS) {
+			if err := unix.Sendto(fd, frames[i%len(frames)], 0, &link); err != nil && !errors.Is(err, unix.ENOBUFS) {
 				return err
 			}
 		}
@@ -170,21 +159,12 @@ func (l *lab) segment(t *testing.T, src, dst netip.Addr, flags byte, ack uint32)
 		typ = unix.ETH_P_IPV6
 	}
 	frame := append(append(append(routerMAC(), machineMAC()...), byte(typ>>8), byte(typ)), buildIP(src, dst, protoTCP, b)...)
-	l.machine.do(t, func() error {
-		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
+	l.withLink(t, func(fd int, link unix.SockaddrLinklayer) error {
+		link.Protocol = typ>>8 | typ<<8
+		if err := errors.Join(unix.Bind(fd, &link), unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 1})); err != nil {
 			return err
 		}
-		defer unix.Close(fd)
-		dev, err := net.InterfaceByName(machineName)
-		if err != nil {
-			return err
-		}
-		here := &unix.SockaddrLinklayer{Ifindex: dev.Index, Protocol: typ>>8 | typ<<8}
-		if err := errors.Join(unix.Bind(fd, here), unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 1})); err != nil {
-			return err
-		}
-		if err := unix.Sendto(fd, frame, 0, here); err != nil {
+		if err := unix.Sendto(fd, frame, 0, &link); err != nil {
 			return err
 		}
 		for got := make([]byte, 2000); ; {
